@@ -1,0 +1,40 @@
+# Everything runs in .venv, which `setup` builds and the other targets wait for.
+
+# First of these that runs and is a supported version. A pyenv shim is found in PATH
+# and may still fail when run. Where there is none, tools/setup_env.py says so.
+PYTHON ?= $(shell for p in .venv/bin/python python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+	>/dev/null 2>&1 && echo $$p && exit; done; echo python3)
+# What `make test` runs, and more arguments for it or for the quickstart:
+# make test TESTS=tests/test_models ARGS='-k deploy -x'
+TESTS ?= tests
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint clean clean-all
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+setup:  ## build .venv, or what is missing from it (PYTHON=python3.11 or 3.12)
+	@$(PYTHON) -c '' >/dev/null 2>&1 || { echo "error: '$(PYTHON)' does not run." \
+	'Install Python 3.11 or 3.12, or name one: make $(or $(MAKECMDGOALS),setup)' \
+	'PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@$(PYTHON) tools/setup_env.py
+
+quickstart: setup  ## train and test a small detector from nothing but this checkout
+	@.venv/bin/python tools/quickstart.py $(ARGS)
+
+test: setup  ## run the tests (TESTS=tests/test_models, ARGS='-k deploy -x')
+	@.venv/bin/python -m pytest $(TESTS) -ra --durations=15 $(ARGS)
+
+lint: setup  ## check style and formatting
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+
+clean:  ## remove results, generated data and build products, not .venv
+	rm -rf work_dirs data/digits build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+clean-all: clean  ## remove .venv as well
+	rm -rf .venv *.egg-info $(wildcard mmghostnetv2/.mim)

@@ -1,0 +1,60 @@
+# YOLOv3-GhostNetV2 at 320 pixels on handwritten digits: the COCO config with other
+# data, classes, length (and with it the schedule) and initial weights.
+_base_ = '../yolov3_ghostnetv2_320.py'
+
+classes = tuple('0123456789')
+max_epochs = 12
+model = dict(
+    backbone=dict(
+        init_cfg=dict(
+            checkpoint='work_dirs/ghostnetv2_100_digits/epoch_12.pth',
+            prefix='backbone.',
+        )
+    ),
+    bbox_head=dict(num_classes=len(classes)),
+)
+
+data_root = 'data/digits/detection/'
+train_dataloader = dict(
+    batch_size=12,
+    num_workers=1,
+    dataset=dict(
+        times=1,
+        dataset=dict(
+            data_root=data_root,
+            ann_file='annotations/instances_train.json',
+            data_prefix=dict(img='train/'),
+            metainfo=dict(classes=classes),
+        ),
+    ),
+)
+val_dataloader = dict(
+    batch_size=12,
+    num_workers=1,
+    dataset=dict(
+        data_root=data_root,
+        ann_file='annotations/instances_val.json',
+        data_prefix=dict(img='val/'),
+        metainfo=dict(classes=classes),
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+test_evaluator = val_evaluator
+
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs // 3)
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=1.5e-3, weight_decay=0.02)
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),
+    dict(
+        type='CosineAnnealingLR',
+        T_max=max_epochs,
+        eta_min=1e-5,
+        by_epoch=True,
+        convert_to_iter_based=True,
+    ),
+]
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=1))
+randomness = dict(seed=0)

@@ -1,0 +1,20 @@
+# Paper section 5.2 and Table 3: mmdet's MobileNetV2 recipe (SGD, lr 0.003, batch 192,
+# 30 epochs) with another backbone.
+_base_ = 'mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py'
+
+custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='GhostNetV2',
+        widen_factor=1.0,
+        out_indices=(4, 6, 8),
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='https://github.com/huawei-noah/Efficient-AI-Backbones/releases/'
+            'download/GhostNetV2/ck_ghostnetv2_10.pth.tar',
+        ),
+    ),
+    neck=dict(in_channels=[160, 112, 40]),
+)

@@ -1,0 +1,58 @@
+"""GhostNetV2 as a backbone for every OpenMMLab 2.x library.
+
+Importing the package registers ``GhostNet`` and ``GhostNetV2`` and makes checkpoints of
+mmengine's trainings loadable on torch >= 2.6; a config needs no more than
+``custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)``.
+"""
+
+import re
+import warnings
+from importlib import import_module
+from importlib.util import find_spec
+
+from .version import __version__
+
+# torch 2.6 is the first that unpickles nothing but weights by default
+MINIMUM_VERSIONS = {'torch': '2.6.0', 'mmengine': '0.10.0', 'mmcv': '2.0.0'}
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.match(r'[\d.]+\d', version)[0].split('.'))
+
+
+def _check_dependencies() -> None:
+    """Say readably what is missing, too old or known to break.
+
+    Raises:
+        ImportError: A library is missing or too old.
+    """
+    for name, minimum in MINIMUM_VERSIONS.items():
+        remedy = f'pip install "{name}>={minimum}"'
+        if name == 'mmcv':
+            remedy += ', or mmcv-lite, which needs no compiler, for the backbone alone'
+        try:
+            version = import_module(name).__version__
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f'mmghostnetv2 needs {name}, but found no module named '
+                f'{error.name!r}: {remedy}'
+            ) from error
+        if _release(version) < _release(minimum):
+            raise ImportError(
+                f'mmghostnetv2 needs {name}>={minimum}, found {version}: {remedy}'
+            )
+    # mmengine's last release, 0.10.7, looks up `_base_ = 'mmdet::...'` through it
+    mmengine = import_module('mmengine')
+    if _release(mmengine.__version__) <= (0, 10, 7) and not find_spec('pkg_resources'):
+        warnings.warn(
+            'configs that inherit from another library (_base_ = "mmdet::...") need '
+            'pkg_resources, which setuptools 82 dropped: pip install "setuptools<81"',
+            stacklevel=3,
+        )
+
+
+_check_dependencies()
+
+from . import checkpoint, models  # noqa: E402
+
+__all__ = ['__version__', 'checkpoint', 'models']

@@ -1,0 +1,191 @@
+"""Weights from files: released ones, timm's and those that training saved.
+
+Importing this module teaches mmengine two things: to read ``*.safetensors`` wherever it
+takes the path of a local checkpoint, and to read what its own trainings save although
+torch >= 2.6 unpickles nothing but weights unless told otherwise.
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.model.weight_init import PretrainedInit, update_init_info
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import load_state_dict
+from torch import Tensor, nn
+
+
+@CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$', force=True)
+def load_safetensors(filename: str, map_location=None) -> dict[str, Tensor]:
+    """Load a local safetensors file, such as timm's ``model.safetensors``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImportError: safetensors is not installed.
+    """
+    try:
+        from safetensors.torch import load_file
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'reading {filename} needs safetensors: pip install safetensors'
+        ) from error
+    filename = os.path.expanduser(filename)
+    if not os.path.isfile(filename):
+        raise FileNotFoundError(f'{filename} can not be found.')
+    return load_file(filename, str(map_location or 'cpu'))
+
+
+def read_weights(filename: str, map_location='cpu') -> dict[str, Tensor]:
+    """Read the state dict of a checkpoint, under the parameters' own names.
+
+    Takes a plain state dict, one under ``state_dict`` as mmengine and timm save it, or
+    timm's ``state_dict_ema``, which is preferred where both are there, as timm does.
+    The ``module.`` of a parallel wrapper is removed.
+
+    Args:
+        filename (str): File or URL, anything that mmengine's CheckpointLoader takes.
+        map_location: As in :func:`torch.load`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        RuntimeError: The file cannot be read, or holds something else than weights.
+    """
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(filename, map_location)
+    except (FileNotFoundError, ImportError):
+        raise
+    except Exception as error:
+        # a damaged file can fail in any way; the reader must learn which file
+        raise RuntimeError(f'cannot read weights from {filename}: {error}') from error
+    weights = checkpoint
+    for key in ('state_dict', 'state_dict_ema'):
+        if isinstance(checkpoint, Mapping) and key in checkpoint:
+            weights = checkpoint[key]
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(v, Tensor) for v in weights.values()
+    ):
+        raise RuntimeError(
+            f'{filename} holds no state dict, neither by itself nor under '
+            '"state_dict" or "state_dict_ema"'
+        )
+    return {key.removeprefix('module.'): value for key, value in weights.items()}
+
+
+class ReleasedInit(PretrainedInit):
+    """``init_cfg=dict(type='Pretrained', ...)`` of the backbones.
+
+    Unlike mmengine's, it knows the layouts of :func:`read_weights`, passes over the
+    classifier and stages that are not built, ignores a ``prefix`` that the file does
+    not use (released files have none), and never leaves a network untouched in silence.
+    """
+
+    def __call__(self, module: nn.Module) -> None:
+        """Load the checkpoint into a backbone.
+
+        Raises:
+            ValueError: No parameter's name matched, or some shape did not.
+        """
+        print_log(f'load backbone from: {self.checkpoint}', logger='current')
+        weights = read_weights(self.checkpoint, self.map_location)
+        prefix = f'{self.prefix}.'.replace('..', '.') if self.prefix else ''
+        if any(key.startswith(prefix) for key in weights):
+            weights = {
+                key.removeprefix(prefix): value
+                for key, value in weights.items()
+                if key.startswith(prefix)
+            }
+        self._check(module.state_dict(), weights)
+        weights = {k: v for k, v in weights.items() if not _is_left_out(k, module)}
+        load_state_dict(module, weights, strict=False, logger='current')
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=self._get_init_info())
+
+    def _check(self, own: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+        common = own.keys() & weights.keys()
+        if not common:
+            raise ValueError(
+                f'nothing in {self.checkpoint} belongs to the backbone: its keys are '
+                f"{_some(weights)}, the backbone's are {_some(own)}. If a prefix "
+                'stands before them, name it: init_cfg=dict(type="Pretrained", '
+                'checkpoint=..., prefix="backbone.")'
+            )
+        wrong = [
+            f'{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}'
+            for key in own
+            if key in common and weights[key].shape != own[key].shape
+        ]
+        if wrong:
+            raise ValueError(
+                f'{len(wrong)} of {len(common)} parameters in {self.checkpoint} have '
+                f'another shape: {_some(wrong)}. Is widen_factor that of the file?'
+            )
+
+
+def use_released_init(init_cfg):
+    """Replace mmengine's ``Pretrained`` in an ``init_cfg`` by :class:`ReleasedInit`.
+
+    It comes last, as in mmengine, so that nothing overwrites what was loaded.
+    """
+    if init_cfg is None:
+        return None
+    others, released = [], []
+    for cfg in [init_cfg] if isinstance(init_cfg, dict) else init_cfg:
+        if cfg['type'] in ('Pretrained', PretrainedInit, ReleasedInit):
+            released.append({**cfg, 'type': ReleasedInit})
+        else:
+            others.append(cfg)
+    return others + released
+
+
+def _is_left_out(key: str, backbone: nn.Module) -> bool:
+    """Tell whether a parameter is the classifier's or of a stage that is not built."""
+    stage = re.match(r'blocks\.(\d+)\.', key)
+    if stage:
+        return int(stage[1]) >= len(backbone.blocks)
+    return key.startswith(('conv_head.', 'classifier.'))
+
+
+def _some(names) -> str:
+    names = list(names)
+    return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
+
+
+def _history_buffer_method(obj, name: str):
+    """Stand in for ``getattr`` while a checkpoint is unpickled.
+
+    HistoryBuffer pickles references to its own methods that way; whatever else a file
+    asks for is refused.
+    """
+    if obj is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
+        return getattr(obj, name)
+    raise pickle.UnpicklingError(
+        f'the checkpoint asks for attribute {name!r} of {obj!r}; only the statistics '
+        'of mmengine.logging.HistoryBuffer are allowed'
+    )
+
+
+def allow_training_checkpoints() -> None:
+    """Let weights-only loading accept what mmengine's trainings save beside weights.
+
+    That is HistoryBuffer with its numpy arrays, under the names that numpy 1 and 2 give
+    to what rebuilds them. Loading stays weights-only.
+    """
+    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    allowed = [
+        HistoryBuffer,
+        np.ndarray,
+        np.dtype,
+        *{type(np.dtype(code)) for code in np.typecodes['All']},
+        (_history_buffer_method, 'builtins.getattr'),
+    ]
+    for function in (multiarray._reconstruct, multiarray.scalar):
+        for package in ('numpy._core', 'numpy.core'):
+            allowed.append((function, f'{package}.multiarray.{function.__name__}'))
+    torch.serialization.add_safe_globals(allowed)
+
+
+allow_training_checkpoints()

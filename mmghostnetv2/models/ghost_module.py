@@ -1,0 +1,168 @@
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from torch import Tensor, nn
+
+from .dfc_attention import DFCAttention
+
+
+def make_divisible(value: float, divisor: int = 4) -> int:
+    """Round ``value`` to a multiple of ``divisor``, never down by more than 10 %."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def depthwise_conv(
+    channels: int, kernel_size: int, stride: int = 1, dilation: int = 1
+) -> nn.Conv2d:
+    """Build a depth-wise convolution that keeps ceil(size / stride) of each side."""
+    return nn.Conv2d(
+        channels,
+        channels,
+        kernel_size,
+        stride,
+        padding=dilation * (kernel_size // 2),
+        dilation=dilation,
+        groups=channels,
+        bias=False,
+    )
+
+
+class SqueezeExcite(nn.Module):
+    """Squeeze-and-excitation with a hard sigmoid, relu6(x + 3) / 6.
+
+    Args:
+        channels (int): Channels of input and output.
+        ratio (float): Reduced channels over ``channels``, rounded to multiples of 4.
+    """
+
+    def __init__(self, channels: int, ratio: float) -> None:
+        super().__init__()
+        reduced = make_divisible(channels * ratio)
+        self.conv_reduce = nn.Conv2d(channels, reduced, 1)
+        self.conv_expand = nn.Conv2d(reduced, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale every channel of ``x``, shape (N, channels, H, W)."""
+        gate = F.relu(self.conv_reduce(x.mean((2, 3), keepdim=True)))
+        return x * F.hardsigmoid(self.conv_expand(gate))
+
+
+class GhostModule(nn.Module):
+    """Ghost module (paper section 3.1, Eqs. 1 and 2), gated by DFC on request.
+
+    A 1x1 convolution makes half of the channels, a cheap depth-wise 3x3 of those makes
+    the other half.
+
+    Args:
+        in_channels (int): Channels of the input.
+        out_channels (int): Channels of the output.
+        dilation (int): Dilation of the spatial convolutions.
+        dfc (bool): Whether DFC attention gates the output (section 4.2).
+        norm_cfg (dict): Config of the normalisation layers.
+        act_cfg (dict | None): Config of the activations, None for none.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dilation: int = 1,
+        dfc: bool = False,
+        norm_cfg: dict = dict(type='BN'),
+        act_cfg: dict | None = dict(type='ReLU', inplace=True),
+    ) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        half = (out_channels + 1) // 2
+
+        def with_norm_act(conv: nn.Conv2d) -> nn.Sequential:
+            layers = [conv, build_norm_layer(norm_cfg, half)[1]]
+            if act_cfg is not None:
+                layers.append(build_activation_layer(act_cfg))
+            return nn.Sequential(*layers)
+
+        self.primary_conv = with_norm_act(nn.Conv2d(in_channels, half, 1, bias=False))
+        self.cheap_operation = with_norm_act(depthwise_conv(half, 3, 1, dilation))
+        self.short_conv = None
+        if dfc:
+            self.short_conv = DFCAttention(
+                in_channels, out_channels, dilation=dilation, norm_cfg=norm_cfg
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        primary = self.primary_conv(x)
+        out = torch.cat([primary, self.cheap_operation(primary)], dim=1)
+        # an odd number of channels leaves one too many
+        out = out[:, : self.out_channels]
+        return out if self.short_conv is None else out * self.short_conv(x)
+
+
+class GhostBottleneck(nn.Module):
+    """Bottleneck of GhostNet and GhostNetV2 (paper Figure 4).
+
+    Args:
+        in_channels (int): Channels of the input.
+        mid_channels (int): Expanded channels between the two Ghost modules.
+        out_channels (int): Channels of the output.
+        kernel_size (int): Kernel size of the depth-wise convolutions.
+        stride (int): 1 or 2.
+        se_ratio (float): Ratio of squeeze-and-excitation, 0 for none.
+        dfc (bool): Whether DFC attention gates the expanded features.
+        dilation (int): Dilation of the convolutions at the input's resolution.
+        keep_size (bool): Turn stride 2 into dilation: all layers stay, none strides,
+            and what follows the depth-wise convolution is dilated twice as much.
+        norm_cfg (dict): Config of the normalisation layers.
+        act_cfg (dict): Config of the activation of the first Ghost module.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        mid_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        se_ratio: float = 0.0,
+        dfc: bool = False,
+        dilation: int = 1,
+        keep_size: bool = False,
+        norm_cfg: dict = dict(type='BN'),
+        act_cfg: dict = dict(type='ReLU', inplace=True),
+    ) -> None:
+        super().__init__()
+        self.ghost1 = GhostModule(
+            in_channels, mid_channels, dilation, dfc, norm_cfg, act_cfg
+        )
+        self.conv_dw = self.bn_dw = self.se = None
+        out_dilation, conv_stride = dilation, stride
+        if keep_size:
+            out_dilation, conv_stride = dilation * stride, 1
+        if stride > 1:
+            self.conv_dw = depthwise_conv(
+                mid_channels, kernel_size, conv_stride, dilation
+            )
+            self.bn_dw = build_norm_layer(norm_cfg, mid_channels)[1]
+        if se_ratio > 0:
+            self.se = SqueezeExcite(mid_channels, se_ratio)
+        self.ghost2 = GhostModule(
+            mid_channels, out_channels, out_dilation, norm_cfg=norm_cfg, act_cfg=None
+        )
+        self.shortcut = nn.Sequential()
+        if stride > 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                depthwise_conv(in_channels, kernel_size, conv_stride, dilation),
+                build_norm_layer(norm_cfg, in_channels)[1],
+                nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                build_norm_layer(norm_cfg, out_channels)[1],
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, ceil(H/s), ceil(W/s))."""
+        out = self.ghost1(x)
+        if self.conv_dw is not None:
+            out = self.bn_dw(self.conv_dw(out))
+        if self.se is not None:
+            out = self.se(out)
+        return self.ghost2(out) + self.shortcut(x)

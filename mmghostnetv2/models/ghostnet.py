@@ -1,0 +1,283 @@
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from ..checkpoint import use_released_init
+from ..registry import register_backbone
+from .ghost_module import GhostBottleneck, make_divisible
+
+
+@register_backbone
+class GhostNet(BaseModule):
+    """GhostNet (V1) backbone.
+
+    Source: `GhostNet: More Features from Cheap Operations
+    <https://arxiv.org/abs/1911.11907>`_. Parameters have the names and shapes of the
+    released weights and of timm's ``ghostnet_100``. Stages past the deepest of
+    ``out_indices`` are not built, so that no parameter goes without gradient.
+
+    Args:
+        widen_factor (float): Width multiplier; every channel count becomes the
+            multiple of 4 nearest to it. Defaults to 1.0.
+        out_indices (Sequence[int]): Stages, of the ten from 0 to 9, whose output is
+            returned; negative ones count from the end. Defaults to (9, ).
+        output_stride (int): 8, 16 or 32. Blocks that would go beyond stride 1 and
+            dilate what follows instead (DeepLab). Defaults to 32.
+        frozen_stages (int): The stem and the stages from 0 to this one are frozen: no
+            gradient, norms in eval mode. -1 freezes nothing. Defaults to -1.
+        norm_eval (bool): Keep all batch norms in eval mode. Defaults to False.
+        with_cp (bool): Recompute each block in the backward pass to save memory.
+            Defaults to False.
+        in_channels (int): Channels of the input image. Defaults to 3.
+        norm_cfg (dict): Config of the normalisation layers.
+            Defaults to dict(type='BN').
+        act_cfg (dict): Config of the activations, those inside squeeze-and-excitation
+            apart. Defaults to dict(type='ReLU', inplace=True).
+        init_cfg (dict | list[dict], optional): Initialisation. None leaves PyTorch's
+            own, as the released code does. ``type='Pretrained'`` takes released and
+            timm files as they are, see :mod:`mmghostnetv2.checkpoint`.
+
+    Raises:
+        TypeError, ValueError: An argument is of the wrong type or out of range.
+
+    Example:
+        >>> import torch
+        >>> from mmghostnetv2.models import GhostNet
+        >>> backbone = GhostNet(out_indices=(4, 6, 8))
+        >>> [tuple(f.shape) for f in backbone(torch.rand(1, 3, 320, 320))]
+        [(1, 40, 40, 40), (1, 112, 20, 20), (1, 160, 10, 10)]
+    """
+
+    # The blocks of each stage, a row each: kernel size, expanded channels, output
+    # channels, squeeze-and-excitation ratio, stride. A tenth stage, a 1x1 convolution
+    # to the last block's expanded channels, follows.
+    arch_settings = (
+        ((3, 16, 16, 0, 1),),
+        ((3, 48, 24, 0, 2),),
+        ((3, 72, 24, 0, 1),),
+        ((5, 72, 40, 0.25, 2),),
+        ((5, 120, 40, 0.25, 1),),
+        ((3, 240, 80, 0, 2),),
+        (
+            (3, 200, 80, 0, 1),
+            (3, 184, 80, 0, 1),
+            (3, 184, 80, 0, 1),
+            (3, 480, 112, 0.25, 1),
+            (3, 672, 112, 0.25, 1),
+        ),
+        ((5, 672, 160, 0.25, 2),),
+        (
+            (5, 960, 160, 0, 1),
+            (5, 960, 160, 0.25, 1),
+            (5, 960, 160, 0, 1),
+            (5, 960, 160, 0.25, 1),
+        ),
+    )
+
+    def __init__(
+        self,
+        widen_factor: float = 1.0,
+        out_indices: Sequence[int] = (9,),
+        output_stride: int = 32,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        in_channels: int = 3,
+        norm_cfg: dict = dict(type='BN'),
+        act_cfg: dict = dict(type='ReLU', inplace=True),
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        num_stages = len(self.arch_settings) + 1
+        if not _is_number(widen_factor) or widen_factor <= 0:
+            raise ValueError(
+                f'widen_factor must be a number above 0, got {widen_factor!r}'
+            )
+        if output_stride not in (8, 16, 32):
+            raise ValueError(
+                f'output_stride must be 8, 16 or 32, got {output_stride!r}'
+            )
+        if not _is_int(frozen_stages) or not -1 <= frozen_stages < num_stages:
+            raise ValueError(
+                f'frozen_stages must be an int from -1 (none) to {num_stages - 1}, '
+                f'got {frozen_stages!r}'
+            )
+        self.out_indices = _check_out_indices(out_indices, num_stages)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+
+        channels = make_divisible(16 * widen_factor)
+        self.conv_stem = nn.Conv2d(in_channels, channels, 3, 2, 1, bias=False)
+        self.bn1 = build_norm_layer(norm_cfg, channels)[1]
+        self.act1 = build_activation_layer(act_cfg)
+
+        stages, out_channels, out_strides = [], [], []
+        num_blocks, net_stride, dilation = 0, 2, 1
+        for rows in self.arch_settings:
+            stage = []
+            for kernel_size, mid, out, se_ratio, stride in rows:
+                keep_size = net_stride * stride > output_stride
+                mid_channels = make_divisible(mid * widen_factor)
+                next_channels = make_divisible(out * widen_factor)
+                stage.append(
+                    GhostBottleneck(
+                        channels,
+                        mid_channels,
+                        next_channels,
+                        kernel_size,
+                        stride,
+                        se_ratio,
+                        dfc=self._has_dfc(num_blocks),
+                        dilation=dilation,
+                        keep_size=keep_size,
+                        norm_cfg=norm_cfg,
+                        act_cfg=act_cfg,
+                    )
+                )
+                if keep_size:
+                    dilation *= stride
+                else:
+                    net_stride *= stride
+                channels = next_channels
+                num_blocks += 1
+            stages.append(nn.Sequential(*stage))
+            out_channels.append(channels)
+            out_strides.append(net_stride)
+        last = OrderedDict(
+            conv=nn.Conv2d(channels, mid_channels, 1, bias=False),
+            bn1=build_norm_layer(norm_cfg, mid_channels)[1],
+            act=build_activation_layer(act_cfg),
+        )
+        stages.append(nn.Sequential(nn.Sequential(last)))
+        out_channels.append(mid_channels)
+        out_strides.append(net_stride)
+
+        self.blocks = nn.Sequential(*stages[: self.out_indices[-1] + 1])
+        self._out_channels = tuple(out_channels[i] for i in self.out_indices)
+        self._out_strides = tuple(out_strides[i] for i in self.out_indices)
+        self._freeze_stages()
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of each output, shallow to deep."""
+        return self._out_channels
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Stride of each output in pixels of the input, shallow to deep."""
+        return self._out_strides
+
+    def _has_dfc(self, block: int) -> bool:
+        """Tell whether the given block, counted from 0, carries DFC attention."""
+        return False
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says."""
+        self.init_cfg = use_released_init(self.init_cfg)
+        super().init_weights()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Extract features.
+
+        Args:
+            x (Tensor): Images of shape (N, in_channels, H, W), any H and W >= 1.
+
+        Returns:
+            tuple[Tensor]: For each of ``out_indices``, shallow to deep, features of
+            shape (N, C, ceil(H / stride), ceil(W / stride)), C and stride as in
+            ``out_channels`` and ``out_strides``.
+        """
+        x = self.act1(self.bn1(self.conv_stem(x)))
+        outs = []
+        for i, stage in enumerate(self.blocks):
+            for block in stage:
+                if self.with_cp and torch.is_grad_enabled():
+                    x = _checkpoint(block, x)
+                else:
+                    x = block(x)
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        stem = (self.conv_stem, self.bn1)
+        for module in (*stem, *self.blocks[: self.frozen_stages + 1]):
+            module.eval()
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'GhostNet':
+        """Set the mode; what is frozen stays in eval mode."""
+        super().train(mode)
+        self._freeze_stages()
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+    return _is_int(value) or isinstance(value, float)
+
+
+def _check_out_indices(out_indices, num_stages: int) -> tuple[int, ...]:
+    """Return the indices counted from 0, ascending."""
+    if not isinstance(out_indices, Sequence) or not all(map(_is_int, out_indices)):
+        raise TypeError(
+            f'out_indices must be a sequence of ints such as (4, 6, 8), '
+            f'got {out_indices!r}'
+        )
+    if any(not -num_stages <= i < num_stages for i in out_indices):
+        raise ValueError(
+            f'out_indices must lie between {-num_stages} and {num_stages - 1}, '
+            f'got {out_indices!r}'
+        )
+    indices = sorted({i % num_stages for i in out_indices})
+    if not indices or len(indices) != len(out_indices):
+        raise ValueError(
+            f'out_indices must name at least one stage and none twice, '
+            f'got {out_indices!r}'
+        )
+    return tuple(indices)
+
+
+@contextmanager
+def _running_stats_kept(block: nn.Module) -> Iterator[None]:
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
+    tracked = [m.track_running_stats for m in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, track in zip(norms, tracked, strict=True):
+            norm.track_running_stats = track
+
+
+def _checkpoint(block: nn.Module, x: Tensor) -> Tensor:
+    """Run a block that recomputes itself in the backward pass.
+
+    Without the context the recomputation would count each batch twice in the running
+    statistics.
+    """
+    return checkpoint(
+        block,
+        x,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), _running_stats_kept(block)),
+    )

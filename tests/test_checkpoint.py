@@ -1,0 +1,263 @@
+"""Every layout of file that weights come in, and files that must be refused."""
+
+import functools
+import http.server
+import os
+import pickle
+import re
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.registry import MODELS
+from mmengine.runner import CheckpointLoader
+
+from mmghostnetv2.checkpoint import read_weights
+from mmghostnetv2.models import GhostNet, GhostNetV2
+
+
+@pytest.fixture(scope='module')
+def released():
+    """A state dict as released: the backbone and the classifier, random values."""
+    torch.manual_seed(1)
+    weights = GhostNetV2().state_dict()
+    weights['conv_head.weight'] = torch.rand(1280, 960, 1, 1)
+    weights['conv_head.bias'] = torch.rand(1280)
+    weights['classifier.weight'] = torch.rand(1000, 1280)
+    weights['classifier.bias'] = torch.rand(1000)
+    return weights
+
+
+def prefixed(weights, prefix):
+    return {prefix + key: value for key, value in weights.items()}
+
+
+def doubled(weights):
+    return {key: 2 * value for key, value in weights.items()}
+
+
+def pretrained(checkpoint, cls=GhostNetV2, prefix=None, **kwargs):
+    """Build and initialise a backbone, as a detector does."""
+    init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint))
+    if prefix is not None:
+        init_cfg['prefix'] = prefix
+    network = MODELS.build(dict(type=cls.__name__, init_cfg=init_cfg, **kwargs))
+    network.init_weights()
+    return network
+
+
+def assert_loaded(network, weights):
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, weights[key]), key
+
+
+LAYOUTS = {
+    'plain': lambda w: w,
+    'state_dict': lambda w: {'state_dict': w, 'epoch': 450, 'arch': 'ghostnetv2'},
+    'module': lambda w: prefixed(w, 'module.'),
+    'state_dict of module': lambda w: {'state_dict': prefixed(w, 'module.')},
+    'EMA beside it': lambda w: {'state_dict': doubled(w), 'state_dict_ema': w},
+}
+
+
+@pytest.mark.parametrize('layout', list(LAYOUTS))
+@pytest.mark.parametrize('prefix', [None, 'backbone.'])
+def test_released_layouts(layout, prefix, released, tmp_path):
+    """Also with the prefix that files of one's own training need."""
+    path = tmp_path / 'ck_ghostnetv2_10.pth.tar'
+    torch.save(LAYOUTS[layout](released), path)
+    assert_loaded(pretrained(path, prefix=prefix), released)
+
+
+@pytest.mark.parametrize('prefix', [None, 'backbone.'])
+def test_safetensors(prefix, released, tmp_path):
+    safetensors = pytest.importorskip('safetensors.torch', reason="timm's format")
+    path = tmp_path / 'model.safetensors'
+    safetensors.save_file(released, path)
+    assert_loaded(pretrained(path, prefix=prefix), released)
+
+
+def test_timms_own_weights(tmp_path):
+    timm = pytest.importorskip('timm', reason='the peer of this test')
+    peer = timm.create_model('ghostnet_100')
+    torch.save(peer.state_dict(), tmp_path / 'ghostnet.pth')
+    assert_loaded(pretrained(tmp_path / 'ghostnet.pth', GhostNet), peer.state_dict())
+
+
+@pytest.mark.parametrize('prefix', ['backbone', 'backbone.'])
+def test_own_training(prefix, released, tmp_path):
+    weights = prefixed(released, 'backbone.') | {'head.fc.weight': torch.rand(10, 1280)}
+    torch.save({'state_dict': weights, 'meta': {}}, tmp_path / 'epoch_12.pth')
+    network = pretrained(tmp_path / 'epoch_12.pth', prefix=prefix)
+    assert_loaded(network, released)
+
+
+def test_url(released, tmp_path, monkeypatch):
+    torch.save({'state_dict': released}, tmp_path / 'ck_ghostnetv2_10.pth.tar')
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=str(tmp_path)
+    )
+    monkeypatch.setattr(
+        http.server.SimpleHTTPRequestHandler, 'log_message', lambda *args: None
+    )
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f'http://127.0.0.1:{server.server_port}/'
+        assert_loaded(pretrained(address + 'ck_ghostnetv2_10.pth.tar'), released)
+        with pytest.raises(RuntimeError, match=f'from {address}none.pth: .*404'):
+            pretrained(address + 'none.pth')
+        server.shutdown()
+
+
+def test_stages_not_built_are_passed_over(released, tmp_path, capfd):
+    torch.save(released, tmp_path / 'weights.pth')
+    network = pretrained(tmp_path / 'weights.pth', out_indices=(4, 6), output_stride=8)
+    assert_loaded(network, released)
+    assert 'unexpected key' not in capfd.readouterr().out
+
+
+def test_v1_weights_into_v2(released, tmp_path, capfd):
+    """What both have is taken; what V1 lacks is said."""
+    v1 = {k: v for k, v in released.items() if 'short_conv' not in k}
+    torch.save(v1, tmp_path / 'v1.pth')
+    state = pretrained(tmp_path / 'v1.pth').state_dict()
+    assert all(torch.equal(state[k], v) for k, v in v1.items() if k in state)
+    assert 'missing keys' in capfd.readouterr().out
+
+
+def test_pretrained_comes_after_other_initialisers(released, tmp_path):
+    torch.save(released, tmp_path / 'weights.pth')
+    network = GhostNetV2(
+        init_cfg=[
+            dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth')),
+            dict(type='Constant', layer='Conv2d', val=0.0),
+        ]
+    )
+    network.init_weights()
+    assert_loaded(network, released)
+
+
+# ---- refused
+
+
+def test_nothing_matched(released, tmp_path):
+    torch.save(prefixed(released, 'backbone.'), tmp_path / 'epoch_12.pth')
+    with pytest.raises(ValueError, match='epoch_12.pth .*prefix="backbone."'):
+        pretrained(tmp_path / 'epoch_12.pth')
+
+
+def test_prefix_of_another_part(released, tmp_path):
+    torch.save({'neck.conv.weight': torch.rand(1)}, tmp_path / 'neck.pth')
+    with pytest.raises(ValueError, match='nothing in .*neck.pth'):
+        pretrained(tmp_path / 'neck.pth', prefix='neck.')
+
+
+def test_other_width(released, tmp_path):
+    torch.save(released, tmp_path / 'weights.pth')
+    with pytest.raises(
+        ValueError,
+        match=r'conv_stem.weight \(16, 3, 3, 3\) instead of \(20, 3, .*widen_factor',
+    ):
+        pretrained(tmp_path / 'weights.pth', widen_factor=1.3)
+
+
+@pytest.mark.parametrize(
+    'damage', [lambda b: b[: len(b) // 2], lambda b: b'', lambda b: b'<html>404</html>']
+)
+@pytest.mark.parametrize('name', ['damaged.pth', 'damaged.safetensors'])
+def test_damaged_file(damage, name, released, tmp_path):
+    pytest.importorskip('safetensors', reason='one of the two formats')
+    torch.save(released, tmp_path / name)
+    (tmp_path / name).write_bytes(damage((tmp_path / name).read_bytes()))
+    with pytest.raises(RuntimeError, match=f'cannot read weights from .*{name}'):
+        pretrained(tmp_path / name)
+
+
+@pytest.mark.parametrize('name', ['none.pth', 'none.safetensors'])
+def test_missing_file(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=name):
+        pretrained(tmp_path / name)
+
+
+@pytest.mark.parametrize('content', [[1, 2], {'epoch': 3}, {'state_dict': [1]}])
+def test_no_weights_inside(content, tmp_path):
+    torch.save(content, tmp_path / 'odd.pth')
+    with pytest.raises(RuntimeError, match='odd.pth holds no state dict'):
+        read_weights(str(tmp_path / 'odd.pth'))
+
+
+# ---- safe loading
+
+
+def test_training_checkpoint_round_trip(tmp_path):
+    """All that mmengine's message hub holds comes back, weights-only."""
+    hub = MessageHub('test_training_checkpoint_round_trip')
+    for i in range(5):
+        hub.update_scalar('train/loss', np.float32(i), count=2)
+        hub.update_scalar('train/lr', 0.1 * i)
+        hub.update_scalar('val/top1', torch.tensor(float(i)))
+    hub.update_info('array', np.arange(3, dtype=np.int64))
+    hub.update_info('number', np.float64(0.5))
+    hub.update_info('flag', np.bool_(True))
+    path = tmp_path / 'epoch_1.pth'
+    torch.save({'message_hub': hub.state_dict(), 'state_dict': {}}, path)
+    loaded = CheckpointLoader.load_checkpoint(str(path))['message_hub']
+    buffer = loaded['log_scalars']['train/loss']
+    assert isinstance(buffer, HistoryBuffer)
+    assert buffer.mean() == pytest.approx(2.0) and buffer.current() == 4
+    assert buffer.statistics('max', 3) == 4
+    assert loaded['runtime_info']['array'].tolist() == [0, 1, 2]
+    assert loaded['runtime_info']['number'] == 0.5
+
+
+@pytest.mark.parametrize('package', ['numpy.core', 'numpy._core'])
+def test_names_of_numpy_1_and_2(package, tmp_path):
+    """Checkpoints written under numpy 1 load under numpy 2 and the reverse."""
+    written, renamed = tmp_path / 'written.pth', tmp_path / 'renamed.pth'
+    torch.save({'x': HistoryBuffer([1.0, 2.0], [1, 1])}, written)
+    with zipfile.ZipFile(written) as source, zipfile.ZipFile(renamed, 'w') as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith('data.pkl'):
+                content, count = re.subn(
+                    rb'numpy\._?core\.', f'{package}.'.encode(), content
+                )
+                assert count
+            target.writestr(name, content)
+    assert torch.load(renamed)['x'].mean() == 1.5
+
+
+class Attack:
+    """Calls ``function(*args)`` when unpickled."""
+
+    def __init__(self, function, *args):
+        self.call = (function, args)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    'attack',
+    [
+        Attack(os.mkdir, 'owned'),
+        Attack(getattr, os, 'system'),
+        Attack(getattr, HistoryBuffer, '__init__'),
+        Attack(getattr, HistoryBuffer, 'statistics'),
+        Attack(getattr, torch, 'load'),
+        Attack(eval, '__import__("os").mkdir("owned")'),
+    ],
+    ids=['os', 'getattr os', 'dunder', 'statistics', 'getattr torch', 'eval'],
+)
+def test_code_in_a_checkpoint_is_refused(attack, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({'state_dict': attack}, 'evil.pth')
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load('evil.pth')
+    with pytest.raises(RuntimeError, match='cannot read weights from evil.pth'):
+        read_weights('evil.pth')
+    assert not os.path.exists('owned')

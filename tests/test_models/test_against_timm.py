@@ -1,0 +1,89 @@
+"""The networks are timm's: names, shapes, features, logits and gradients."""
+
+import pytest
+import torch
+
+from mmghostnetv2.models import GhostNet, GhostNetV2
+
+from .conftest import randomise
+
+timm = pytest.importorskip('timm', reason='the peer of this test')
+
+PEERS = [
+    ('ghostnetv2_100', GhostNetV2, 1.0),
+    ('ghostnetv2_130', GhostNetV2, 1.3),
+    ('ghostnetv2_160', GhostNetV2, 1.6),
+    ('ghostnet_100', GhostNet, 1.0),
+]
+HEAD = ('conv_head.', 'classifier.')
+ALL_STAGES = tuple(range(10))
+
+
+@pytest.fixture(params=PEERS, ids=[name for name, *_ in PEERS])
+def pair(request):
+    """timm's network and ours with the same random weights."""
+    name, cls, widen_factor = request.param
+    torch.manual_seed(0)
+    peer = randomise(timm.create_model(name))
+    ours = cls(widen_factor, out_indices=ALL_STAGES)
+    weights = {k: v for k, v in peer.state_dict().items() if not k.startswith(HEAD)}
+    ours.load_state_dict(weights, strict=True)
+    return peer, ours
+
+
+def peer_stages(peer, images):
+    """Run timm's network; return the output of each of its ten stages."""
+    outputs = []
+    hooks = [
+        stage.register_forward_hook(lambda *args: outputs.append(args[-1].clone()))
+        for stage in peer.blocks
+    ]
+    peer(images)
+    for hook in hooks:
+        hook.remove()
+    return outputs
+
+
+def assert_close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_same_names_and_shapes(pair):
+    peer, ours = pair
+
+    def shapes(network):
+        state = network.state_dict()
+        return {k: v.shape for k, v in state.items() if not k.startswith(HEAD)}
+
+    assert shapes(ours) == shapes(peer)
+
+
+@pytest.mark.parametrize('size', [(224, 224), (161, 97)], ids=['224', 'odd'])
+@pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
+def test_same_features(pair, images, size, training):
+    peer, ours = (network.train(training) for network in pair)
+    batch = images(*size)
+    with torch.no_grad():
+        expected = peer_stages(peer, batch)
+        actual = ours(batch)
+    assert len(actual) == len(expected) == 10
+    for a, b in zip(actual, expected, strict=True):
+        assert_close(a, b)
+    # in train mode the batch went into the running statistics
+    expected = dict(peer.named_buffers())
+    for name, buffer in ours.named_buffers():
+        torch.testing.assert_close(
+            buffer, expected[name], rtol=1e-5, atol=1e-5, msg=name
+        )
+
+
+def test_same_gradients(pair, images):
+    peer, ours = (network.double().eval() for network in pair)
+    batch = images(65, 65).double()
+    ours(batch)[-1].square().mean().backward()
+    peer.forward_features(batch).square().mean().backward()
+    gradients = dict(peer.named_parameters())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, gradients[name].grad, rtol=1e-6, atol=1e-9, msg=name
+        )

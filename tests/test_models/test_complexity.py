@@ -1,0 +1,70 @@
+"""Parameters and FLOPs of the paper, Tables 2 and 3."""
+
+import pytest
+import torch
+from mmengine.analysis import FlopAnalyzer
+from torch import nn
+
+from mmghostnetv2.models import GhostNet, GhostNetV2
+
+
+class Classifier(nn.Module):
+    """The network of Table 2: backbone, pooling, 1280 hidden units, 1000 classes."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.conv_head = nn.Conv2d(*backbone.out_channels, 1280, 1)
+        self.classifier = nn.Linear(1280, 1000)
+
+    def forward(self, x):
+        x = self.backbone(x)[0].mean((2, 3), keepdim=True)
+        return self.classifier(self.conv_head(x).relu().flatten(1))
+
+
+def complexity(backbone: nn.Module, size: int) -> tuple[float, float]:
+    """Return millions of parameters and of multiply-accumulates.
+
+    Multiply-accumulates are those of convolutions and linear layers alone, as the
+    paper counts.
+    """
+    network = Classifier(backbone).eval()
+    analyzer = FlopAnalyzer(network, torch.zeros(1, 3, size, size))
+    analyzer.unsupported_ops_warnings(False)
+    operators = analyzer.by_operator()
+    flops = sum(operators[name] for name in ('conv', 'linear'))
+    return sum(p.numel() for p in network.parameters()) / 1e6, flops / 1e6
+
+
+# network, width, input size, paper's parameters and FLOPs, ours as measured
+ROWS = [
+    (GhostNetV2, 1.0, 224, 6.1, 167, 6.157, 167.0),
+    (GhostNetV2, 1.3, 224, 8.9, 269, 8.960, 269.3),
+    (GhostNetV2, 1.6, 224, 12.3, 399, 12.393, 398.6),
+    (GhostNetV2, 1.0, 320, None, 342, 6.157, 341.1),
+    (GhostNetV2, 1.0, 416, None, 571, 6.157, 569.6),
+    (GhostNet, 1.0, 224, 5.2, 141, 5.183, 141.2),
+    (GhostNet, 1.1, 224, 5.9, 168, 5.856, 167.0),
+    (GhostNet, 1.3, 224, 7.3, 226, 7.359, 227.0),
+    (GhostNet, 1.4, 224, 8.2, 264, 8.186, 262.8),
+    (GhostNet, 1.7, 224, 11.0, 378, 11.00, 378.0),
+    (GhostNet, 1.1, 320, None, 338, 5.856, 336.2),
+    (GhostNet, 1.1, 416, None, 567, 5.856, 565.1),
+]
+
+
+@pytest.mark.parametrize(
+    ('cls', 'widen_factor', 'size', 'paper_params', 'paper_flops', 'params', 'flops'),
+    ROWS,
+    ids=[f'{cls.__name__}-{width}-{size}' for cls, width, size, *_ in ROWS],
+)
+def test_complexity(cls, widen_factor, size, paper_params, paper_flops, params, flops):
+    ours = complexity(cls(widen_factor), size)
+    assert ours == (
+        pytest.approx(params, abs=0.006),
+        pytest.approx(flops, abs=0.06),
+    )
+    # within what the paper's rounding and its own counting explain
+    if paper_params is not None:
+        assert ours[0] == pytest.approx(paper_params, rel=0.015)
+    assert ours[1] == pytest.approx(paper_flops, rel=0.015)

@@ -1,0 +1,342 @@
+"""What the backbones promise, whatever their weights."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmghostnetv2.models import GhostNet, GhostNetV2
+from mmghostnetv2.models.ghost_module import GhostModule, make_divisible
+
+from .conftest import randomise
+
+BOTH = pytest.mark.parametrize('cls', [GhostNet, GhostNetV2])
+CHANNELS = (16, 24, 24, 40, 40, 80, 112, 160, 160, 960)
+STRIDES = (2, 4, 4, 8, 8, 16, 16, 32, 32, 32)
+
+
+# ---- outputs
+
+
+@BOTH
+@pytest.mark.parametrize('output_stride', [8, 16, 32])
+def test_every_stage(cls, output_stride, images):
+    network = cls(out_indices=range(10), output_stride=output_stride).eval()
+    assert network.out_channels == CHANNELS
+    assert network.out_strides == tuple(min(s, output_stride) for s in STRIDES)
+    outs = network(images(100, 75))
+    assert isinstance(outs, tuple)
+    for out, channels, stride in zip(outs, CHANNELS, network.out_strides, strict=True):
+        assert out.shape == (2, channels, -(-100 // stride), -(-75 // stride))
+
+
+@BOTH
+def test_negative_and_unsorted_indices(cls, images):
+    torch.manual_seed(0)
+    network = cls(out_indices=(-2, 4, 6))
+    assert network.out_indices == (4, 6, 8)
+    assert network.out_channels == (40, 112, 160)
+    assert network.out_strides == (8, 16, 32)
+    assert [o.shape[1] for o in network(images(64, 64))] == [40, 112, 160]
+
+
+def test_single_output_is_a_tuple(images):
+    outs = GhostNetV2()(images(32, 32))
+    assert isinstance(outs, tuple) and len(outs) == 1
+    assert outs[0].shape == (2, 960, 1, 1)
+
+
+@BOTH
+def test_every_parameter_gets_a_gradient(cls, images):
+    """Also with shallow taps: what no output needs is not built."""
+    for out_indices in [(9,), (4, 6, 8), (2,)]:
+        network = cls(out_indices=out_indices)
+        outs = network(images(64, 64))
+        sum(out.square().mean() for out in outs).backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+
+
+@BOTH
+@pytest.mark.parametrize(
+    'size', [(1, 1), (1, 7), (2, 3), (5, 1), (31, 33), (64, 200)], ids=str
+)
+def test_any_size(cls, size, images):
+    network = cls(out_indices=(0, 4, 9)).eval()
+    for out, stride in zip(
+        network(images(*size, batch=1)), network.out_strides, strict=True
+    ):
+        assert out.shape[-2:] == tuple(-(-s // stride) for s in size)
+        assert torch.isfinite(out).all()
+
+
+def test_in_channels():
+    network = GhostNetV2(in_channels=1, out_indices=(0,))
+    assert network(torch.rand(1, 1, 8, 8))[0].shape == (1, 16, 4, 4)
+
+
+# ---- output stride
+
+
+class PlainGhostNet(GhostNet):
+    """Without squeeze-and-excitation, whose mean depends on the size."""
+
+    arch_settings = tuple(
+        tuple((k, mid, out, 0, s) for k, mid, out, _, s in stage)
+        for stage in GhostNet.arch_settings
+    )
+
+
+@pytest.mark.parametrize('size', [(96, 96), (97, 131)], ids=str)
+@pytest.mark.parametrize('output_stride', [8, 16])
+def test_a_trous(output_stride, size, images):
+    """Sub-sampled, dilated features are those of the strided network."""
+    strided = randomise(PlainGhostNet(out_indices=range(10))).double().eval()
+    dilated = PlainGhostNet(out_indices=range(10), output_stride=output_stride)
+    dilated = dilated.double().eval()
+    dilated.load_state_dict(strided.state_dict(), strict=True)
+    batch = images(*size, batch=1).double()
+    with torch.no_grad():
+        outs = zip(
+            strided(batch),
+            dilated(batch),
+            strided.out_strides,
+            dilated.out_strides,
+            strict=True,
+        )
+        for a, b, stride, less in outs:
+            step = stride // less
+            torch.testing.assert_close(b[..., ::step, ::step], a, rtol=0, atol=1e-11)
+
+
+@BOTH
+def test_weights_fit_every_output_stride(cls):
+    weights = cls(1.3).state_dict()
+    for output_stride in (8, 16):
+        other = cls(1.3, output_stride=output_stride)
+        assert other.load_state_dict(weights, strict=True).missing_keys == []
+
+
+def test_dfc_is_dilated():
+    """With output stride 8 the attention reaches as far over the image as with 32."""
+    blocks = GhostNetV2(output_stride=8).blocks
+    dilations = {
+        name: blocks[stage][block].ghost1.short_conv[2].dilation
+        for name, stage, block in [('3', 3, 0), ('5', 5, 0), ('6', 6, 0), ('8', 8, 0)]
+    }
+    assert dilations == {'3': (1, 1), '5': (1, 1), '6': (2, 2), '8': (4, 4)}
+
+
+# ---- DFC attention
+
+
+def naive_dfc(attention, x):
+    """Eqs. 4 and 5 for convolutions, pixel by pixel, and Eq. 6's gate."""
+    conv, norm, row, row_norm, column, column_norm = attention
+    half = torch.stack(
+        [x[..., i::2, j::2][..., : x.shape[-2] // 2, : x.shape[-1] // 2]
+         for i in (0, 1) for j in (0, 1)]
+    ).mean(0)  # fmt: skip
+    z = norm(torch.einsum('oi,nihw->nohw', conv.weight[..., 0, 0], half))
+
+    def along(z, weight, axis):
+        out = torch.zeros_like(z)
+        for i in range(z.shape[axis]):
+            for k in range(weight.shape[1]):
+                j = i + k - weight.shape[1] // 2
+                if 0 <= j < z.shape[axis]:
+                    out.select(axis, i).add_(
+                        weight[:, k].view(-1, 1) * z.select(axis, j)
+                    )
+        return out
+
+    z = row_norm(along(z, row.weight[:, 0, 0, :], 3))
+    z = column_norm(along(z, column.weight[:, 0, :, 0], 2))
+    gate = 1 / (1 + torch.exp(-z))
+    height, width = x.shape[-2:]
+    rows = torch.arange(height) * gate.shape[-2] // height
+    columns = torch.arange(width) * gate.shape[-1] // width
+    return gate[..., rows, :][..., columns]
+
+
+@pytest.mark.parametrize('size', [(12, 10), (9, 7), (2, 3)], ids=str)
+def test_dfc_against_direct_formula(size):
+    torch.manual_seed(0)
+    module = randomise(GhostModule(6, 8, dfc=True)).double().eval()
+    x = torch.randn(2, 6, *size, dtype=torch.double)
+    with torch.no_grad():
+        gate = module.short_conv(x)
+        torch.testing.assert_close(gate, naive_dfc(module.short_conv, x))
+        plain = GhostModule(6, 8).double().eval()
+        plain.load_state_dict(module.state_dict(), strict=False)
+        torch.testing.assert_close(module(x), plain(x) * gate)
+
+
+def test_v1_has_no_attention_and_v2_has_it_from_the_third_block():
+    def with_dfc(network):
+        blocks = [block for stage in network.blocks[:-1] for block in stage]
+        return [block.ghost1.short_conv is not None for block in blocks]
+
+    assert with_dfc(GhostNet()) == [False] * 16
+    assert with_dfc(GhostNetV2()) == [False] * 2 + [True] * 14
+
+
+def test_odd_channels():
+    module = GhostModule(4, 7)
+    assert module(torch.rand(1, 4, 5, 5)).shape == (1, 7, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ('value', 'expected'), [(16, 16), (17.6, 16), (26.4, 28), (1, 4), (4.5, 8)]
+)
+def test_make_divisible(value, expected):
+    assert make_divisible(value) == expected
+
+
+# ---- training
+
+
+@BOTH
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 3, 8])
+def test_frozen_stages(cls, frozen_stages, images):
+    network = cls(frozen_stages=frozen_stages)
+    before = copy.deepcopy(network.state_dict())
+    for _ in range(2):
+        network.eval()
+        network.train()
+    network(images(64, 64))[0].sum().backward()
+    torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1).step()
+    frozen = []
+    if frozen_stages >= 0:
+        frozen = ['conv_stem.', 'bn1.']
+        frozen += [f'blocks.{i}.' for i in range(frozen_stages + 1)]
+    for key, value in network.state_dict().items():
+        is_frozen = key.startswith(tuple(frozen))
+        assert torch.equal(value, before[key]) == is_frozen, key
+    for name, parameter in network.named_parameters():
+        assert parameter.requires_grad != name.startswith(tuple(frozen)), name
+
+
+@BOTH
+def test_norm_eval(cls, images):
+    network = cls(norm_eval=True)
+    network.train()
+    assert network.training
+    assert not any(m.training for m in network.modules() if isinstance(m, _BatchNorm))
+    before = network.bn1.running_mean.clone()
+    network(images(32, 32))
+    assert torch.equal(network.bn1.running_mean, before)
+    network.norm_eval = False
+    network.train()
+    assert all(m.training for m in network.modules())
+
+
+@BOTH
+@pytest.mark.parametrize('frozen_stages', [-1, 2])
+def test_with_cp(cls, frozen_stages, images):
+    """Same outputs, gradients and running statistics; less kept in memory."""
+    torch.manual_seed(0)
+    plain = cls(out_indices=(4, 9), frozen_stages=frozen_stages)
+    recomputed = copy.deepcopy(plain)
+    recomputed.with_cp = True
+    kept = []
+    for network in (plain, recomputed):
+        network.train()
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, saved=saved: (saved.append(t.numel()), t)[1], lambda t: t
+        ):
+            outs = network(images(64, 64))
+        kept.append(sum(saved))
+        sum(out.square().mean() for out in outs).backward()
+        network.outs = outs
+    assert kept[1] < kept[0] / 2
+    for a, b in zip(recomputed.outs, plain.outs, strict=True):
+        assert torch.equal(a, b)
+    others = dict(plain.named_parameters())
+    for name, parameter in recomputed.named_parameters():
+        if others[name].grad is None:
+            assert parameter.grad is None, name
+        else:
+            assert torch.equal(parameter.grad, others[name].grad), name
+    for (name, a), b in zip(recomputed.named_buffers(), plain.buffers(), strict=True):
+        assert torch.equal(a, b), name
+    assert all(
+        m.track_running_stats for m in recomputed.modules() if isinstance(m, _BatchNorm)
+    )
+
+
+# ---- layers
+
+
+@BOTH
+def test_norm_cfg(cls, images):
+    def norms(network):
+        kinds = (_BatchNorm, nn.GroupNorm)
+        return {type(m) for m in network.modules() if isinstance(m, kinds)}
+
+    assert norms(cls()) == {nn.BatchNorm2d}
+    assert norms(cls(norm_cfg=dict(type='SyncBN'))) == {nn.SyncBatchNorm}
+    network = cls(norm_cfg=dict(type='GN', num_groups=4))
+    assert norms(network) == {nn.GroupNorm}
+    assert torch.isfinite(network(images(32, 32))[0]).all()
+    frozen = cls(norm_cfg=dict(type='BN', requires_grad=False, eps=0.5))
+    assert not frozen.bn1.weight.requires_grad and frozen.bn1.eps == 0.5
+
+
+def test_act_cfg(images):
+    network = GhostNetV2(act_cfg=dict(type='LeakyReLU', negative_slope=0.1))
+    kinds = {type(m) for m in network.modules() if 'ReLU' in type(m).__name__}
+    assert kinds == {nn.LeakyReLU}
+    assert (network(images(32, 32))[0] < 0).any()
+
+
+def test_default_initialisation_is_pytorchs():
+    """None of mmengine's: the weights are drawn as nn.Conv2d draws them."""
+    torch.manual_seed(3)
+    expected = nn.Conv2d(3, 16, 3, 2, 1, bias=False).weight
+    torch.manual_seed(3)
+    network = GhostNetV2()
+    network.init_weights()
+    assert torch.equal(network.conv_stem.weight, expected)
+
+
+def test_init_cfg_overrides():
+    network = GhostNetV2(
+        init_cfg=dict(type='Constant', layer='BatchNorm2d', val=0.25, bias=2.0)
+    )
+    network.init_weights()
+    norm = network.blocks[3][0].ghost1.short_conv[1]
+    assert (norm.weight == 0.25).all() and (norm.bias == 2).all()
+
+
+# ---- arguments
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'error', 'said'),
+    [
+        (dict(widen_factor=0), ValueError, 'widen_factor .* above 0, got 0'),
+        (dict(widen_factor='1'), ValueError, "widen_factor .* got '1'"),
+        (dict(output_stride=4), ValueError, '8, 16 or 32, got 4'),
+        (dict(frozen_stages=10), ValueError, 'frozen_stages .* to 9, got 10'),
+        (dict(frozen_stages=-2), ValueError, 'got -2'),
+        (dict(frozen_stages=True), ValueError, 'got True'),
+        (dict(out_indices=4), TypeError, 'sequence of ints .* got 4'),
+        (dict(out_indices=(1.0,)), TypeError, 'got \\(1.0,\\)'),
+        (dict(out_indices='4'), TypeError, "got '4'"),
+        (dict(out_indices=(10,)), ValueError, 'between -10 and 9, got \\(10,\\)'),
+        (dict(out_indices=(-11,)), ValueError, 'between -10 and 9'),
+        (dict(out_indices=()), ValueError, 'at least one'),
+        (dict(out_indices=(9, -1)), ValueError, 'none twice'),
+        (dict(norm_cfg='BN'), TypeError, 'dict'),
+    ],
+    ids=str,
+)
+@BOTH
+def test_bad_arguments(cls, kwargs, error, said):
+    with pytest.raises(error, match=said):
+        cls(**kwargs)

@@ -1,0 +1,120 @@
+"""The main job from end to end: pre-train, fine-tune, test and draw YOLOv3-GhostNetV2.
+
+It runs the public commands on a detection set of real handwritten digits and prints
+each before it starts, so that any of them can be repeated by hand. Run it from the
+checkout's root. An interrupted run goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PRETRAIN = 'configs/digits/ghostnetv2_100_digits.py'
+DETECTOR = 'configs/digits/yolov3_ghostnetv2_320_digits.py'
+# what the full run must reach on the held-out pictures, `make quickstart` fails below
+EXPECTED = {'bbox_mAP': 0.70, 'bbox_mAP_50': 0.95}
+NEXT = """\
+  source .venv/bin/activate
+  mim train mmdet configs/yolov3_ghostnetv2_320.py --gpus 8 --launcher pytorch
+  mim test mmdet configs/yolov3_ghostnetv2_320.py --gpus 8 --launcher pytorch \\
+    --checkpoint work_dirs/yolov3_ghostnetv2_320/epoch_30.pth"""
+METRICS = {
+    'bbox_mAP': 'AP',
+    'bbox_mAP_50': 'AP50',
+    'bbox_mAP_75': 'AP75',
+    'bbox_mAP_s': 'AP small',
+    'bbox_mAP_m': 'AP medium',
+    'bbox_mAP_l': 'AP large',
+}
+
+
+def run(title: str, *command: str) -> None:
+    """Print and run one command; stop the whole job when it fails."""
+    print(f'\n=== {title}\n$ {shlex.join(command)}', flush=True)
+    start = time.monotonic()
+    # the tools of this interpreter's environment, whether or not it is activated
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ.get("PATH", "")}'
+    code = subprocess.call(command, cwd=ROOT, env={**os.environ, 'PATH': path})
+    if code:
+        raise SystemExit(f'\n{title}: the command above failed with exit code {code}')
+    print(f'=== {title}: done in {time.monotonic() - start:.0f} s', flush=True)
+
+
+def read_metrics(work_dir: Path) -> dict[str, float]:
+    """Read what the newest test in a work directory logged."""
+    logs = (ROOT / work_dir).glob('*/*.json')
+    newest = max(logs, key=lambda path: path.stat().st_mtime)
+    return {
+        k.removeprefix('coco/'): v for k, v in json.loads(newest.read_text()).items()
+    }
+
+
+def print_table(metrics: dict[str, float]) -> None:
+    """Print the metrics that are there; small stands for boxes below 32 pixels."""
+    print(f'\n{"metric":10} {"held-out":>8}  expected')
+    for key, name in METRICS.items():
+        expected = f'>= {EXPECTED[key]:.2f}' if key in EXPECTED else ''
+        print(f'{name:10} {metrics[key]:8.3f}  {expected}')
+
+
+def main() -> None:
+    """Run the job; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument(
+        '--short',
+        action='store_true',
+        help='one epoch on a few pictures, to see that every step works',
+    )
+    short = parser.parse_args().short
+
+    epochs, work_dirs = 12, 'work_dirs'
+    pretrain_options, detector_options = [], []
+    if short:
+        epochs, work_dirs = 1, 'work_dirs/short'
+        length = ['--cfg-options', f'train_cfg.max_epochs={epochs}']
+        pretrain_options = [*length, 'train_dataloader.dataset.indices=64']
+        detector_options = [*length, 'train_dataloader.dataset.dataset.indices=24']
+    pretrain_dir = f'{work_dirs}/{Path(PRETRAIN).stem}'
+    detector_dir = f'{work_dirs}/{Path(DETECTOR).stem}'
+    if short:
+        weights = f'{pretrain_dir}/epoch_{epochs}.pth'
+        detector_options.append(f'model.backbone.init_cfg.checkpoint={weights}')
+    start = time.monotonic()
+
+    run('1/5 data', 'python', 'tools/datasets/make_digits.py')
+    train = ['--work-dir', pretrain_dir, '--resume', *pretrain_options]
+    run('2/5 pre-training', 'mim', 'train', 'mmpretrain', PRETRAIN, *train)
+    train = ['--work-dir', detector_dir, '--resume', *detector_options]
+    run('3/5 training', 'mim', 'train', 'mmdet', DETECTOR, *train)
+    checkpoint = f'{detector_dir}/epoch_{epochs}.pth'
+    test = ['--checkpoint', checkpoint, '--work-dir', f'{detector_dir}/test']
+    predictions = f'{detector_dir}/predictions'
+    test += ['--cfg-options', f'test_evaluator.outfile_prefix={predictions}']
+    run('4/5 test', 'mim', 'test', 'mmdet', DETECTOR, *test)
+    sheet = f'{detector_dir}/predictions.png'
+    data = 'data/digits/detection'
+    draw = ['python', 'tools/visualization/contact_sheet.py']
+    draw += [f'{data}/annotations/instances_val.json', f'{data}/val']
+    run('5/5 picture', *draw, f'{predictions}.bbox.json', '--out', sheet)
+
+    metrics = read_metrics(Path(detector_dir, 'test'))
+    print_table(metrics)
+    print(
+        f'\n{(time.monotonic() - start) / 60:.1f} minutes. Predictions against truth: '
+        f'{sheet}\nNext, for COCO itself under data/coco:\n{NEXT}'
+    )
+    missed = [key for key, least in EXPECTED.items() if metrics[key] < least]
+    if missed and not short:
+        raise SystemExit(
+            f'{", ".join(METRICS[k] for k in missed)} below what is expected'
+        )
+
+
+if __name__ == '__main__':
+    main()

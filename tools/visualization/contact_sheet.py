@@ -1,0 +1,202 @@
+"""Draw a contact sheet: a detector's predictions against the truth.
+
+Takes any set with COCO annotations and the file ``PREFIX.bbox.json`` that mmdet's
+``CocoMetric`` writes where ``test_evaluator.outfile_prefix=PREFIX``: a list of
+{image_id, category_id, bbox [x, y, width, height] in pixels, score}.
+
+Example:
+    python tools/visualization/contact_sheet.py \
+        data/digits/detection/annotations/instances_val.json \
+        data/digits/detection/val work_dirs/digits/results.bbox.json \
+        --out sheet.png
+
+Truth is drawn blue and thick with its class below the box, predictions orange and
+thin on top with class and score above. A prediction counts as matched if an unmatched
+truth of its class overlaps it by ``--iou-thr``, the surest first. Crowds are left out.
+"""
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools.mask import iou
+
+TRUTH, PREDICTION = (30, 110, 255), (255, 150, 0)
+PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (110, 110, 120)
+GAP, CAPTION, HEADER = 14, 56, 74  # pixels
+
+
+def read_json(path):
+    """Read a JSON file; one clear line where it is missing or broken."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        sys.exit(f'no such file: {path}')
+    except ValueError as error:
+        sys.exit(f'{path} is not JSON: {error}')
+
+
+def group(items):
+    """Collect annotations or predictions by their image id."""
+    grouped = defaultdict(list)
+    for item in items:
+        grouped[item['image_id']].append(item)
+    return grouped
+
+
+def check(truth, predictions, args):
+    """Exit with a clear line where the two files do not belong together."""
+    if not isinstance(truth, dict) or not truth.get('images'):
+        sys.exit(f'{args.annotations} holds no COCO annotations of any image')
+    fields = {'image_id', 'category_id', 'bbox', 'score'}
+    if not isinstance(predictions, list) or any(fields - p.keys() for p in predictions):
+        sys.exit(f'{args.predictions} is no list of COCO results ({sorted(fields)})')
+    for key, part in (('image_id', 'images'), ('category_id', 'categories')):
+        known = {item['id'] for item in truth[part]}
+        if foreign := sorted({item[key] for item in predictions} - known):
+            sys.exit(
+                f'{args.predictions} is of another set: its {key} {foreign[:5]} are '
+                f'not among the {part} of {args.annotations}'
+            )
+
+
+def count_matches(truth, predictions, iou_thr):
+    """Count the predictions that find a truth of their class not found before."""
+    matched, free = 0, list(truth)
+    for prediction in sorted(predictions, key=lambda item: -item['score']):
+        same = [t for t in free if t['category_id'] == prediction['category_id']]
+        if same:
+            boxes = np.array([t['bbox'] for t in same], float)
+            box = np.array([prediction['bbox']], float)
+            overlaps = iou(box, boxes, [0] * len(same))[0]
+            if overlaps.max() >= iou_thr:
+                free.remove(same[overlaps.argmax()])
+                matched += 1
+    return matched
+
+
+def draw_tag(draw, x, y, text, colour, font, below):
+    """Write a filled label above (or below) the point, kept inside the picture."""
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    width, height = right - left + 6, bottom - top + 6
+    x = max(min(x, draw.im.size[0] - 1 - width), 0)
+    y = max(min(y if below else y - height, draw.im.size[1] - 1 - height), 0)
+    draw.rectangle((x, y, x + width, y + height), fill=colour)
+    draw.text((x + 3 - left, y + 3 - top), text, PAPER if below else INK, font)
+
+
+def draw_cell(image, truth, predictions, names, cell, font):
+    """Fit one picture into ``cell`` pixels and draw its boxes and their labels."""
+    scale = cell / max(image.size)
+    size = [max(1, round(side * scale)) for side in image.size]
+    image = image.convert('RGB').resize(size, Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(image)
+    tags = []
+    # Truth spreads one pixel to both sides of the prediction's two, so both show.
+    for items, colour, grow in ((truth, TRUTH, 1), (predictions, PREDICTION, 0)):
+        for item in sorted(items, key=lambda item: item.get('score', 1)):
+            x, y, w, h = (value * scale for value in item['bbox'])
+            box = (x - grow, y - grow, x + max(w, 1) + grow, y + max(h, 1) + grow)
+            draw.rectangle(box, None, colour, 2 + 2 * grow)
+            below, text = 'score' not in item, names[item['category_id']]
+            text = text if below else f'{text}  {item["score"]:.2f}'
+            tags.append((x, y + h if below else y, text, colour, font, below))
+    for tag in tags:
+        draw_tag(draw, *tag)
+    return image
+
+
+def draw_cells(truth, predictions, args):
+    """Draw the chosen images; returns (cell, file name, matched, objects, extra)."""
+    names = {item['id']: item['name'] for item in truth['categories']}
+    images = sorted(truth['images'], key=lambda item: item['file_name'])
+    num = min(args.num, len(images))
+    picks = np.linspace(0, len(images) - 1, num).round().astype(int)
+    if args.seed is not None:
+        picks = np.random.default_rng(args.seed).choice(len(images), num, False)
+    boxes = group(a for a in truth['annotations'] if not a.get('iscrowd'))
+    found = group(p for p in predictions if p['score'] >= args.score_thr)
+    font, cells = ImageFont.load_default(14), []
+    for item in (images[pick] for pick in sorted(picks)):
+        path = args.images / item['file_name']
+        if not path.is_file():
+            sys.exit(f'no such image: {path}')
+        here, said = boxes[item['id']], found[item['id']]
+        with Image.open(path) as image:
+            cell = draw_cell(image, here, said, names, args.cell, font)
+        matched = count_matches(here, said, args.iou_thr)
+        cells.append((cell, path.name, matched, len(here), len(said) - matched))
+    return cells
+
+
+def lay_out(cells, total, args):
+    """Arrange the cells under a headline and a legend; returns sheet and headline."""
+    small, large = (ImageFont.load_default(size) for size in (14, 22))
+    matched, objects, extra = np.sum([cell[2:] for cell in cells], axis=0)
+    headline = (
+        f'{len(cells)} of {total} images: {matched} of {objects} objects matched, '
+        f'{extra} extra'
+    )
+    columns = min(args.columns, len(cells))
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    heights = [max(cell.height for cell, *_ in row) + CAPTION for row in rows]
+    width = max(columns * (args.cell + GAP) + GAP, 640)  # the legend's width at least
+    sheet = Image.new('RGB', (width, HEADER + sum(heights)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, GAP), headline, INK, large)
+    x, y = GAP, HEADER
+    for colour, text in (
+        (TRUTH, 'truth'),
+        (PREDICTION, f'prediction, score at least {args.score_thr:g}'),
+        (PAPER, f'matched: same class, IoU at least {args.iou_thr:g}'),
+    ):
+        draw.rectangle((x, 47, x + 22, 61), None, colour, 4)
+        draw.text((x + 30, 46), text, FAINT, small)
+        x += round(draw.textlength(text, small)) + 54
+    for row, height in zip(rows, heights, strict=True):
+        for column, (cell, name, matched, objects, extra) in enumerate(row):
+            x = GAP + column * (args.cell + GAP)
+            sheet.paste(cell, (x, y))
+            caption = f'{matched} of {objects} matched, {extra} extra'
+            draw.text((x, y + cell.height + 4), name, INK, small)
+            draw.text((x, y + cell.height + 21), caption, FAINT, small)
+        y += height
+    return sheet, headline
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n')[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add('annotations', type=Path, help='COCO annotations, a JSON file')
+    add('images', type=Path, help='folder of the images')
+    add('predictions', type=Path, help='COCO results, a JSON file')
+    add('--out', type=Path, default=Path('contact_sheet.png'), help='image to write')
+    add('--num', type=int, default=12, help='how many images')
+    add('--columns', type=int, default=4, help='how many of them beside each other')
+    add('--cell', type=int, default=320, help='longer side of an image, pixels')
+    add('--score-thr', type=float, default=0.3, help='leave out less sure predictions')
+    add('--iou-thr', type=float, default=0.5, help='overlap that makes a match')
+    add('--seed', type=int, help='pick images at random (else: evenly by name)')
+    args = parser.parse_args(argv)
+    for name, low in (('num', 1), ('columns', 1), ('cell', 64)):
+        if getattr(args, name) < low:
+            parser.error(f'argument --{name}: at least {low}')
+
+    truth, predictions = read_json(args.annotations), read_json(args.predictions)
+    check(truth, predictions, args)
+    cells = draw_cells(truth, predictions, args)
+    sheet, headline = lay_out(cells, len(truth['images']), args)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(args.out)
+    print(f'{args.out}: {headline}')
+
+
+if __name__ == '__main__':
+    main()
