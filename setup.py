@@ -109,7 +109,6 @@ setup(
     keywords='computer vision, backbone, GhostNetV2, OpenMMLab',
     classifiers=[
         'Development Status :: 4 - Beta',
-        'Intended Audience :: Science/Research',
         'Operating System :: POSIX :: Linux',
         # those the tests run on
         'Programming Language :: Python :: 3.11',

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.model.weight_init import PretrainedInit, update_init_info
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
@@ -154,33 +155,36 @@ def _some(names) -> str:
     return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
 
 
-def _history_buffer_method(obj, name: str):
-    """Stand in for ``getattr`` while a checkpoint is unpickled.
+# The methods that mmengine's objects refer to, pickled as getattr(class, name)
+_METHODS = {
+    HistoryBuffer: ('min', 'max', 'mean', 'current'),
+    OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
+}
 
-    HistoryBuffer pickles references to its own methods that way; whatever else a file
-    asks for is refused.
-    """
-    if obj is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
+
+def _pickled_method(obj, name: str):
+    """Stand in for ``getattr`` while a checkpoint is unpickled: refuse all others."""
+    if isinstance(obj, type) and name in _METHODS.get(obj, ()):
         return getattr(obj, name)
     raise pickle.UnpicklingError(
-        f'the checkpoint asks for attribute {name!r} of {obj!r}; only the statistics '
-        'of mmengine.logging.HistoryBuffer are allowed'
+        f'the checkpoint asks for attribute {name!r} of {obj!r}, which no training of '
+        'mmengine saves'
     )
 
 
 def allow_training_checkpoints() -> None:
     """Let weights-only loading accept what mmengine's trainings save beside weights.
 
-    That is HistoryBuffer with its numpy arrays, under the names that numpy 1 and 2 give
-    to what rebuilds them. Loading stays weights-only.
+    That is log buffers with their numpy arrays, under the names that numpy 1 and 2 give
+    to what rebuilds them, and the one-cycle schedule. Loading stays weights-only.
     """
     multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
     allowed = [
-        HistoryBuffer,
+        *_METHODS,
         np.ndarray,
         np.dtype,
         *{type(np.dtype(code)) for code in np.typecodes['All']},
-        (_history_buffer_method, 'builtins.getattr'),
+        (_pickled_method, 'builtins.getattr'),
     ]
     for function in (multiarray._reconstruct, multiarray.scalar):
         for package in ('numpy._core', 'numpy.core'):

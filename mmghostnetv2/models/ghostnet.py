@@ -257,15 +257,22 @@ def _check_out_indices(out_indices, num_stages: int) -> tuple[int, ...]:
 
 @contextmanager
 def _running_stats_kept(block: nn.Module) -> Iterator[None]:
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
-    tracked = [m.track_running_stats for m in norms]
+    norms = [
+        module
+        for module in block.modules()
+        if isinstance(module, _BatchNorm)
+        and module.training
+        and module.track_running_stats
+    ]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, track in zip(norms, tracked, strict=True):
-            norm.track_running_stats = track
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked -= 1
 
 
 def _checkpoint(block: nn.Module, x: Tensor) -> Tensor:

@@ -100,12 +100,15 @@ def test_recipe(trained):
     )
 
 
-def test_resume(trained, mim, coco_mini):
-    """The run goes on at the next iteration, with the optimizer's momentum."""
+def test_resume(trained, mim, coco_mini, tmp_path):
+    """The run goes on at the next iteration, with the optimizer's momentum.
+
+    Started from elsewhere and by the config's base name, in the package that mim finds.
+    """
     config, work_dir, _ = trained
     no_gradient = 'optim_wrapper.clip_grad.max_norm=1e-30'
     resumed = options(coco_mini, work_dir, 3, no_gradient)
-    mim('train', 'mmdet', config, '--resume', *resumed)
+    mim('train', 'mmghostnetv2', config.name, '--resume', *resumed, cwd=tmp_path)
     steps = [line['step'] for line in scalars(work_dir)]
     assert steps == list(range(1, 3 * ITERS + 1))
     before = torch.load(work_dir / 'epoch_2.pth')
@@ -186,11 +189,11 @@ def test_ap_is_that_of_pycocotools(
     ann_file.write_text(json.dumps(truth))
     dumped = tmp_path / 'predictions'
     output = mim(
-        'test', 'mmdet', config, '--checkpoint', work_dir / 'epoch_2.pth',
+        'test', 'mmghostnetv2', config.name, '--checkpoint', work_dir / 'epoch_2.pth',
         '--work-dir', tmp_path, '--cfg-options', *evaluation('test', coco_mini),
         f'test_dataloader.dataset.ann_file={ann_file}',
         f'test_evaluator.ann_file={ann_file}',
-        f'test_evaluator.outfile_prefix={dumped}',
+        f'test_evaluator.outfile_prefix={dumped}', cwd=tmp_path,
     )  # fmt: skip
 
     coco = COCO(str(ann_file))

@@ -139,13 +139,35 @@ def test_ink_stands_out_from_the_paper_beside_it(digits, split):
             assert abs(ink - grey[near][seg[near] == 1].mean()) > 35
 
 
-def test_boxes_overlap_little(digits):
+def test_crowded_digits_stay_readable(tool, monkeypatch):
+    """Large digits that can't all find room: none touches another's ink or box much."""
     mask = pytest.importorskip('pycocotools.mask')
-    coco = COCO(str(annotation_file(digits, 'train')))
-    for annotations in coco.imgToAnns.values():
-        boxes = np.array([item['bbox'] for item in annotations], float)
-        overlaps = mask.iou(boxes, boxes, [0] * len(boxes)) - np.eye(len(boxes))
-        assert overlaps.max() <= 0.2
+    monkeypatch.setattr(tool, 'DIGIT_SIZE', (0.15, 0.45))
+    drawn = 0
+    for seed in range(12):
+        _, seg, found = tool.draw_scene(128, range(8), np.random.default_rng(seed))
+        drawn += len(found)
+        assert sum(item['area'] for item in found) == (seg >= 2).sum()
+        boxes = np.array([item['bbox'] for item in found], float)
+        # As a crowd: the share of each box (row) that another (column) covers.
+        covered = mask.iou(boxes, boxes, [1] * len(boxes))
+        assert np.tril(covered, -1).max() <= 0.2  # by those drawn before it
+    assert 12 * 4 < drawn < 12 * 8
+
+
+@pytest.mark.parametrize('share', [0.1, 0.5, 1])
+@pytest.mark.parametrize('corner', [True, False])
+def test_run_lengths_are_those_of_pycocotools(tool, share, corner):
+    coco = pytest.importorskip('pycocotools.mask')
+    mask = np.random.default_rng(0).random((13, 9)) <= share
+    mask[0, 0] = corner
+    item = tool.annotate(mask, 3, 42)
+    code = coco.frPyObjects(item['segmentation'], *mask.shape)
+    expected = coco.encode(np.asfortranarray(mask, np.uint8))
+    assert code == expected
+    assert item['area'] == coco.area(expected)
+    assert item['bbox'] == coco.toBbox(expected).tolist()
+    assert (item['category_id'], item['source']) == (4, 42)
 
 
 @pytest.mark.parametrize('split', SPLITS)

@@ -426,6 +426,31 @@ def test_only_a_finished_build_gets_into_the_cache(monkeypatch, tmp_path, failur
     assert seen['CUDA_VISIBLE_DEVICES'] == '' and seen['FORCE_CUDA'] == '0'
 
 
+def test_failing_cuda_build_names_the_way_out(monkeypatch, tmp_path):
+    def build(*_, **env):
+        assert env['FORCE_CUDA'] == '1' and env['CUDA_HOME'] == '/cuda'
+        raise setup_env.SetupError('nvcc: error')
+
+    monkeypatch.setattr(setup_env, 'pip', build)
+    monkeypatch.setattr(setup_env, 'check_compiler', lambda _: None)
+    monkeypatch.setattr(setup_env, 'find_cuda', lambda: ('/cuda', '13'))
+    with pytest.raises(setup_env.SetupError, match='nvcc: error\nFORCE_CUDA=0'):
+        setup_env.build_wheel(tmp_path, tmp_path / 'key', 'cu130')
+
+
+@pytest.mark.parametrize('headers', [True, False])
+def test_toolkit_without_headers_is_none(monkeypatch, tmp_path, headers):
+    for folder in 'bin', 'include':
+        (tmp_path / folder).mkdir()
+    (tmp_path / 'bin' / 'nvcc').write_text('#!/bin/sh\necho "release 13.0, V13.0.88"')
+    (tmp_path / 'bin' / 'nvcc').chmod(0o755)
+    if headers:
+        (tmp_path / 'include' / 'cusparse.h').touch()
+    monkeypatch.setenv('CUDA_HOME', str(tmp_path))
+    expected = (str(tmp_path), '13') if headers else (None, None)
+    assert setup_env.find_cuda() == expected
+
+
 def test_jobs_by_cores_and_memory(monkeypatch):
     monkeypatch.setattr(setup_env.os, 'sched_getaffinity', lambda _: range(16), False)
     texts = {'/proc/meminfo': 'MemTotal: 9 kB\nMemAvailable:  25165824 kB\n'}
@@ -445,7 +470,7 @@ def test_jobs_by_cores_and_memory(monkeypatch):
     'torch, toolkit, force, ops, said',
     [
         ('13.0 True', ('/cuda', '13'), None, 'cu130', ''),
-        ('13.0 True', (None, None), None, 'cpu', 'no toolkit found'),
+        ('13.0 True', (None, None), None, 'cpu', 'no complete toolkit found'),
         ('13.0 True', ('/cuda', '12'), None, 'cpu', 'CUDA 12 in /cuda found'),
         ('13.0 True', ('/cuda', '13'), '0', 'cpu', ''),
         ('13.0 False', ('/cuda', '13'), None, 'cpu', ''),

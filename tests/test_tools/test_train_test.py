@@ -134,7 +134,7 @@ def test_resume(folder, trained, tmp_path, source):
     )
     assert f'resumed epoch: 0, iter: {1 if source == "named" else 2}' in log
     assert (tmp_path / 'iter_3.pth').is_file()
-    assert 'LR has been automatically scaled from 0.01 to 0.005' in log
+    assert 'LR is set based on batch size of 4' in log
 
 
 def test_auto_scale_lr_says_what_it_needs(folder):
