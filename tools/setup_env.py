@@ -428,7 +428,7 @@ def build_wheel(venv, folder, ops):
     # Python's own flags ask for debug symbols, which take half of the time
     flags = {x: os.environ.get(x, '') + ' -g0 -w' for x in ('CFLAGS', 'CXXFLAGS')}
     jobs, mmcv = max_jobs(), 'mmcv==' + pins('mmcv')['mmcv']
-    minutes = 'some 5 minutes on 2 idle cores' if ops == 'cpu' else 'half an hour or so'
+    minutes = '5 to 10 minutes on 2 cores' if ops == 'cpu' else 'half an hour or so'
     say(f'      compiling its {ops} operators, once, {jobs} at a time: {minutes}')
     scratch = Path(tempfile.mkdtemp(prefix='.build-', dir=folder))
     options = ['--no-build-isolation', '--no-cache-dir', '--no-deps', '--no-binary']
