@@ -10,6 +10,10 @@ PYTHON ?= $(shell for p in .venv/bin/python python3.11 python3.12 python3; do \
 TESTS ?= tests
 ARGS ?=
 
+# Without it a process that has to share the cores trains up to 25 times slower: OpenMP's
+# threads wait for each other in a busy loop, by default for very long.
+export GOMP_SPINCOUNT ?= 10000
+
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test lint clean clean-all
 

@@ -415,6 +415,16 @@ def max_jobs():
     return str(max(1, min([cores] + [gigabytes // 2 for gigabytes in memory])))
 
 
+def check_opencv(venv):
+    """Tell missing libraries of the system from a broken mmcv, which imports OpenCV."""
+    if output_of(venv / 'bin/python', '-I', '-c', 'import cv2') is None:
+        raise SetupError(
+            'OpenCV does not load, most likely for want of libraries of the system. '
+            'Install them (Debian, Ubuntu: sudo apt install libgl1 libglib2.0-0 '
+            f'libxcb1), or see why: {venv}/bin/python -c "import cv2".{AGAIN}'
+        )
+
+
 def build_wheel(venv, folder, ops):
     """Compile mmcv into a wheel in ``folder``; only a finished one gets there."""
     check_compiler(venv / 'bin/python')
@@ -462,6 +472,7 @@ def install_mmcv(venv, state, new_torch):
         wheel = wheel or build_wheel(venv, folder, ops)
         pip(venv, 'uninstall', '-y', 'mmcv')
         pip_install(venv, wheel)
+        check_opencv(venv)
         if output_of(*check) is not None:
             return
         say(f'      {wheel.name} does not run with this torch: removing it')

@@ -3,11 +3,11 @@
 _base_ = '../yolov3_ghostnetv2_320.py'
 
 classes = tuple('0123456789')
-max_epochs = 12
+max_epochs = 6
 model = dict(
     backbone=dict(
         init_cfg=dict(
-            checkpoint='work_dirs/ghostnetv2_100_digits/epoch_12.pth',
+            checkpoint='work_dirs/ghostnetv2_100_digits/epoch_10.pth',
             prefix='backbone.',
         )
     ),
@@ -15,8 +15,17 @@ model = dict(
 )
 
 data_root = 'data/digits/detection/'
+# no flip, since a mirrored digit is another sign, and little augmentation: it pays in
+# long trainings only
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale={{_base_.input_size}}, keep_ratio=True),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackDetInputs'),
+]
 train_dataloader = dict(
-    batch_size=12,
+    batch_size=8,
     num_workers=1,
     dataset=dict(
         times=1,
@@ -25,6 +34,7 @@ train_dataloader = dict(
             ann_file='annotations/instances_train.json',
             data_prefix=dict(img='train/'),
             metainfo=dict(classes=classes),
+            pipeline=train_pipeline,
         ),
     ),
 )
@@ -42,9 +52,11 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs // 3)
+train_cfg = dict(max_epochs=max_epochs, val_interval=3)
 optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=1.5e-3, weight_decay=0.02)
+    optimizer=dict(
+        _delete_=True, type='AdamW', lr=1.5e-3, weight_decay=0.02, fused=True
+    )
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),

@@ -393,7 +393,7 @@ def test_cached_wheel_that_does_not_run_is_built_anew(monkeypatch, tmp_path):
         assert not stale.exists() and (where, ops) == (folder, 'cpu')
         return make_wheel(where).rename(folder / 'mmcv-2.1.0-new.whl')
 
-    answers = iter([None, ''])  # the check of the operators fails once
+    answers = iter(['', None, '', ''])  # OpenCV, then operators, which fail once
     monkeypatch.setattr(setup_env, 'choose_ops', lambda _: 'cpu')
     monkeypatch.setattr(setup_env, 'output_of', lambda *_: next(answers))
     monkeypatch.setattr(setup_env, 'pip', lambda *_, **__: None)
@@ -402,6 +402,20 @@ def test_cached_wheel_that_does_not_run_is_built_anew(monkeypatch, tmp_path):
     setup_env.install_mmcv(tmp_path, state, False)
     assert installed == [stale.name, 'mmcv-2.1.0-new.whl']
     assert setup_env.cached_wheel(folder).name == 'mmcv-2.1.0-new.whl'
+
+
+def test_missing_system_libraries_are_not_blamed_on_the_wheel(monkeypatch, tmp_path):
+    """The cached wheel stays, and nothing is compiled again."""
+    state = {'version': [3, 11, 7], 'dists': {}}
+    folder = setup_env.wheel_folder('cpu', state['version'])
+    folder.mkdir(parents=True)
+    wheel = make_wheel(folder)
+    monkeypatch.setattr(setup_env, 'choose_ops', lambda _: 'cpu')
+    monkeypatch.setattr(setup_env, 'pip', lambda *args, **env: None)
+    monkeypatch.setattr(setup_env, 'output_of', lambda *command: None)
+    with pytest.raises(setup_env.SetupError, match='OpenCV .*libgl1'):
+        setup_env.install_mmcv(tmp_path, state, False)
+    assert setup_env.cached_wheel(folder) == wheel
 
 
 @pytest.mark.parametrize('failure', [KeyboardInterrupt, setup_env.SetupError, None])

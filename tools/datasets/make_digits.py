@@ -59,9 +59,9 @@ PARTS = ('detection', 'segmentation', 'classification')
 FOLDERS = {'train': 'training', 'val': 'validation'}  # COCO's and ADE20K's names
 VAL_SHARE = 0.2  # of each class's source digits
 MAX_DIGITS = 8  # in a picture
-DIGIT_SIZE = (28 / 320, 120 / 320)  # a digit's height as a share of the picture's
+DIGIT_SIZE = (40 / 320, 120 / 320)  # a digit's height as a share of the picture's
 MAX_COVER = 0.15  # how much of a digit's box larger ones may cover
-MIN_CONTRAST = 85  # luminance between ink and paper, of 255
+MIN_CONTRAST = 110  # luminance between ink and paper, of 255
 LUMA = np.float32([0.299, 0.587, 0.114])
 SMOOTH = Image.Resampling.LANCZOS
 NUMBERS = {  # option: default, smallest, help
@@ -123,15 +123,15 @@ def render_digit(source, height, rng):
 
 
 def draw_paper(size, rng):
-    """Return (size, size, 3) paper: a gradient, clouds and often a faint pattern."""
-    tone = rng.uniform(175, 235) if rng.random() < 0.65 else rng.uniform(20, 75)
+    """Return (size, size, 3) light paper: a gradient, clouds, often a faint pattern."""
+    tone = rng.uniform(185, 235)
     x = np.arange(size, dtype=np.float32) / size
     y = x[:, None]
     angle = rng.uniform(0, 2 * np.pi)
     along = (np.cos(angle) * x + np.sin(angle) * y).astype(np.float32)
     grid = rng.normal(size=[int(rng.integers(3, 14))] * 2).astype(np.float32)
     clouds = np.asarray(Image.fromarray(grid).resize((size, size), SMOOTH))
-    period, strength = rng.uniform(0.06, 0.16), rng.uniform(6, 20) * rng.choice([-1, 1])
+    period, strength = rng.uniform(0.06, 0.16), rng.uniform(-12, 12)
     u, v = x / period % 1, y / period % 1
     patterns = [
         np.zeros(size),
