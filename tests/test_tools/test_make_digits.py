@@ -142,7 +142,7 @@ def test_ink_stands_out_from_the_paper_beside_it(digits, split):
 def test_crowded_digits_stay_readable(tool, monkeypatch):
     """Large digits that can't all find room: none touches another's ink or box much."""
     mask = pytest.importorskip('pycocotools.mask')
-    monkeypatch.setattr(tool, 'DIGIT_SIZE', (0.15, 0.45))
+    monkeypatch.setattr(tool, 'DIGIT_SIZE', (0.25, 0.5))
     drawn = 0
     for seed in range(12):
         _, seg, found = tool.draw_scene(128, range(8), np.random.default_rng(seed))
