@@ -537,5 +537,8 @@ def test_torch_and_torchvision_are_one_pair():
 
 
 def test_running_environment_has_the_pinned_versions():
-    dists = {x.metadata['Name']: x.version for x in importlib.metadata.distributions()}
+    dists = {}
+    for dist in importlib.metadata.distributions():
+        # the first counts: setuptools appends copies of its own to the path
+        dists.setdefault(dist.metadata['Name'], dist.version)
     assert setup_env.missing(setup_env.REQUIREMENTS, dict(dists=dists)) == []
