@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from .version import __version__
 
 # torch 2.6 is the first that unpickles nothing but weights by default
-MINIMUM_VERSIONS = {'torch': '2.6.0', 'mmengine': '0.10.0', 'mmcv': '2.0.0'}
+MINIMUM_VERSIONS = {'torch': '2.6.0', 'mmengine': '0.10.4', 'mmcv': '2.0.0'}
 
 
 def _release(version: str) -> tuple[int, ...]:

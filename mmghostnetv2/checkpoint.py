@@ -1,17 +1,21 @@
 """Weights from files: released ones, timm's and those that training saved.
 
-Importing this module teaches mmengine two things: to read ``*.safetensors`` wherever it
-takes the path of a local checkpoint, and to read what its own trainings save although
-torch >= 2.6 unpickles nothing but weights unless told otherwise.
+Importing this module teaches mmengine three things: to read ``*.safetensors`` wherever
+it takes the path of a checkpoint, to unpickle nothing but weights from URLs, as
+torch >= 2.6 does from files, and to read what its own trainings save nevertheless.
 """
 
+import hashlib
 import os
 import pickle
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
+from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.model.weight_init import PretrainedInit, update_init_info
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
@@ -38,6 +42,33 @@ def load_safetensors(filename: str, map_location=None) -> dict[str, Tensor]:
     if not os.path.isfile(filename):
         raise FileNotFoundError(f'{filename} can not be found.')
     return load_file(filename, str(map_location or 'cpu'))
+
+
+@CheckpointLoader.register_scheme(prefixes=['http://', 'https://'], force=True)
+def load_from_url(filename: str, map_location=None):
+    """Load a checkpoint by its URL, weights-only, which mmengine's own loader is not.
+
+    The download is kept where :mod:`torch.hub` keeps its own. Of several processes the
+    first downloads and the others wait for it.
+
+    Raises:
+        OSError: The URL cannot be reached; an HTTPError names the status.
+    """
+    if get_rank() == 0:
+        _download(filename)
+    barrier()
+    return CheckpointLoader.load_checkpoint(str(_download(filename)), map_location)
+
+
+def _download(url: str) -> Path:
+    name = Path(urlsplit(url).path).name
+    if name.endswith('.safetensors'):  # timm's files are all called model.safetensors
+        name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}'
+    path = Path(torch.hub.get_dir(), 'checkpoints', name)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), progress=os.isatty(0))
+    return path
 
 
 def read_weights(filename: str, map_location='cpu') -> dict[str, Tensor]:
@@ -81,14 +112,14 @@ class ReleasedInit(PretrainedInit):
 
     Unlike mmengine's, it knows the layouts of :func:`read_weights`, passes over the
     classifier and stages that are not built, ignores a ``prefix`` that the file does
-    not use (released files have none), and never leaves a network untouched in silence.
+    not use (released files have none), and leaves no parameter untouched.
     """
 
     def __call__(self, module: nn.Module) -> None:
         """Load the checkpoint into a backbone.
 
         Raises:
-            ValueError: No parameter's name matched, or some shape did not.
+            ValueError: The file lacks a parameter, or has it in another shape.
         """
         print_log(f'load backbone from: {self.checkpoint}', logger='current')
         weights = read_weights(self.checkpoint, self.map_location)
@@ -114,6 +145,18 @@ class ReleasedInit(PretrainedInit):
                 'stands before them, name it: init_cfg=dict(type="Pretrained", '
                 'checkpoint=..., prefix="backbone.")'
             )
+        # older files have no such counters
+        lacking = [
+            key
+            for key in own
+            if key not in common and not key.endswith('num_batches_tracked')
+        ]
+        if lacking:
+            raise ValueError(
+                f'{self.checkpoint} lacks {len(lacking)} of {len(own)} parameters of '
+                f'the backbone: {_some(lacking)}. Is it of the same network (GhostNet '
+                'or GhostNetV2)?'
+            )
         wrong = [
             f'{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}'
             for key in own
@@ -121,7 +164,7 @@ class ReleasedInit(PretrainedInit):
         ]
         if wrong:
             raise ValueError(
-                f'{len(wrong)} of {len(common)} parameters in {self.checkpoint} have '
+                f'{len(wrong)} of {len(own)} parameters in {self.checkpoint} have '
                 f'another shape: {_some(wrong)}. Is widen_factor that of the file?'
             )
 

@@ -107,8 +107,9 @@ def test_own_training(prefix, released, tmp_path):
     assert_loaded(network, released)
 
 
-def test_url(released, tmp_path, monkeypatch):
-    torch.save({'state_dict': released}, tmp_path / 'ck_ghostnetv2_10.pth.tar')
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """Serve the test's folder over HTTP; return the address. Downloads go elsewhere."""
     handler = functools.partial(
         http.server.SimpleHTTPRequestHandler, directory=str(tmp_path)
     )
@@ -118,11 +119,29 @@ def test_url(released, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f'http://127.0.0.1:{server.server_port}/'
-        assert_loaded(pretrained(address + 'ck_ghostnetv2_10.pth.tar'), released)
-        with pytest.raises(RuntimeError, match=f'from {address}none.pth: .*404'):
-            pretrained(address + 'none.pth')
+        yield f'http://127.0.0.1:{server.server_port}/'
         server.shutdown()
+
+
+def test_url(released, served, tmp_path):
+    torch.save({'state_dict': released}, tmp_path / 'ck_ghostnetv2_10.pth.tar')
+    url = served + 'ck_ghostnetv2_10.pth.tar'
+    assert_loaded(pretrained(url), released)
+    (tmp_path / 'ck_ghostnetv2_10.pth.tar').unlink()
+    assert_loaded(pretrained(url), released)  # downloaded once
+    with pytest.raises(RuntimeError, match=f'from {served}none.pth: .*404'):
+        pretrained(served + 'none.pth')
+
+
+def test_safetensors_by_url(released, served, tmp_path):
+    """The model hub gives the same file name to all of timm's networks."""
+    safetensors = pytest.importorskip('safetensors.torch', reason="timm's format")
+    for name, weights in (('v1', doubled(released)), ('v2', released)):
+        (tmp_path / name).mkdir()
+        safetensors.save_file(weights, tmp_path / name / 'model.safetensors')
+    for name, weights in (('v1', doubled(released)), ('v2', released)):
+        url = f'{served}{name}/model.safetensors?download=true'
+        assert_loaded(pretrained(url), weights)
 
 
 def test_stages_not_built_are_passed_over(released, tmp_path, logged):
@@ -130,15 +149,6 @@ def test_stages_not_built_are_passed_over(released, tmp_path, logged):
     network = pretrained(tmp_path / 'weights.pth', out_indices=(4, 6), output_stride=8)
     assert_loaded(network, released)
     assert not any('unexpected key' in line for line in logged)
-
-
-def test_v1_weights_into_v2(released, tmp_path, logged):
-    """What both have is taken; what V1 lacks is said."""
-    v1 = {k: v for k, v in released.items() if 'short_conv' not in k}
-    torch.save(v1, tmp_path / 'v1.pth')
-    state = pretrained(tmp_path / 'v1.pth').state_dict()
-    assert all(torch.equal(state[k], v) for k, v in v1.items() if k in state)
-    assert any('missing keys' in line and 'short_conv' in line for line in logged)
 
 
 def test_pretrained_comes_after_other_initialisers(released, tmp_path):
@@ -166,6 +176,20 @@ def test_prefix_of_another_part(released, tmp_path):
     torch.save({'neck.conv.weight': torch.rand(1)}, tmp_path / 'neck.pth')
     with pytest.raises(ValueError, match='nothing in .*neck.pth'):
         pretrained(tmp_path / 'neck.pth', prefix='neck.')
+
+
+def test_incomplete_file(released, tmp_path):
+    """V1's weights, for example: training would start from random attention."""
+    v1 = {k: v for k, v in released.items() if 'short_conv' not in k}
+    torch.save(v1, tmp_path / 'v1.pth')
+    lacking = len(GhostNetV2().state_dict()) - len(GhostNet().state_dict())
+    counters = sum(
+        'short_conv' in k and k.endswith('num_batches_tracked') for k in released
+    )
+    with pytest.raises(
+        ValueError, match=f'v1.pth lacks {lacking - counters} of .*short_conv'
+    ):
+        pretrained(tmp_path / 'v1.pth')
 
 
 def test_other_width(released, tmp_path):
@@ -306,11 +330,12 @@ class Attack:
     ],
     ids=['os', 'getattr class', 'dunder', 'statistics', 'getattr str', 'eval'],
 )
-def test_code_in_a_checkpoint_is_refused(attack, tmp_path, monkeypatch):
+def test_code_in_a_checkpoint_is_refused(attack, served, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({'state_dict': attack}, 'evil.pth')
     with pytest.raises(pickle.UnpicklingError):
         torch.load('evil.pth')
-    with pytest.raises(RuntimeError, match='cannot read weights from evil.pth'):
-        read_weights('evil.pth')
+    for name in ('evil.pth', served + 'evil.pth'):
+        with pytest.raises(RuntimeError, match=f'cannot read weights from {name}'):
+            read_weights(name)
     assert not os.path.exists('owned')

@@ -29,7 +29,7 @@ def test_old_library(name, version, monkeypatch):
     ('name', 'version'),
     [('torch', '2.10.0+cu130'), ('torch', '2.14.0a0'), ('mmcv', '2.3.6')],
 )
-def test_newer_library_or_fork(name, version, monkeypatch, recwarn):
+def test_newer_library_or_fork(name, version, monkeypatch):
     monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(__version__=version))
     mmghostnetv2._check_dependencies()
 

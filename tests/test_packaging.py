@@ -209,9 +209,10 @@ def test_extras(wheel):
             assert 'setuptools<81' in requirements
 
 
-def test_torch_floor_is_the_one_checked_at_import():
-    floor = re.search(r"'torch>=([\d.]+)'", read('setup.py'))[1]
-    checked = re.search(r"'torch': '([\d.]+)'", read(f'{NAME}/__init__.py'))[1]
+@pytest.mark.parametrize('library', ['torch', 'mmengine', 'mmcv'])
+def test_floors_are_those_checked_at_import(library):
+    floor = re.search(rf"'{library}>=([\d.]+)", read('setup.py'))[1]
+    checked = re.search(rf"'{library}': '([\d.]+)'", read(f'{NAME}/__init__.py'))[1]
     assert checked in (floor, f'{floor}.0')
 
 

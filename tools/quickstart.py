@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+from mmcv.ops import get_compiling_cuda_version
 from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,10 +43,26 @@ def run(title: str, *command: str) -> None:
     start = time.monotonic()
     # the tools of this interpreter's environment, whether or not it is activated
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ.get("PATH", "")}'
-    code = subprocess.call(command, cwd=ROOT, env={**os.environ, 'PATH': path})
+    env = {**os.environ, 'PATH': path}
+    if get_compiling_cuda_version() == 'not available':
+        env['CUDA_VISIBLE_DEVICES'] = ''  # mmcv's operators would fail on a GPU
+    code = subprocess.call(command, cwd=ROOT, env=env)
     if code:
         raise SystemExit(f'\n{title}: the command above failed with exit code {code}')
     print(f'=== {title}: done in {time.monotonic() - start:.0f} s', flush=True)
+
+
+def keep_apart(config: str, work_dir: str) -> None:
+    """Stop where a work directory holds a training by another version of the config."""
+    text = Config.fromfile(ROOT / config).pretty_text
+    used = ROOT / work_dir / 'quickstart_config.py'
+    if used.exists() and used.read_text() != text:
+        raise SystemExit(
+            f'{config} has changed since the training in {work_dir}: '
+            'remove that folder, or move it away, to train anew'
+        )
+    used.parent.mkdir(parents=True, exist_ok=True)
+    used.write_text(text)
 
 
 def read_metrics(work_dir: Path) -> dict[str, float]:
@@ -96,6 +113,8 @@ def main() -> None:
         train += [*one_epoch, 'train_dataloader.dataset.dataset.indices=24']
         train += [f'model.backbone.init_cfg.checkpoint={pretrain_dir}/epoch_1.pth']
 
+    keep_apart(PRETRAIN, pretrain_dir)
+    keep_apart(DETECTOR, detector_dir)
     run('1/5 data', 'python', 'tools/datasets/make_digits.py')
     run('2/5 pre-training', 'mim', 'train', 'mmpretrain', PRETRAIN, *pretrain)
     run('3/5 training', 'mim', 'train', 'mmdet', DETECTOR, *train)
@@ -114,4 +133,8 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print('\nInterrupted. The same command goes on where it stopped.')
+        sys.exit(130)

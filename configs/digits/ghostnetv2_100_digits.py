@@ -5,8 +5,11 @@ _base_ = [
 ]
 
 num_classes = 10
-max_epochs = 10
-model = dict(head=dict(num_classes=num_classes, topk=(1,)))
+max_epochs = 3
+model = dict(
+    backbone=dict(zero_init_residual=True),
+    head=dict(num_classes=num_classes, topk=(1,)),
+)
 data_preprocessor = dict(num_classes=num_classes)
 
 data_root = 'data/digits/classification'
@@ -45,7 +48,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=(1,))
 test_evaluator = val_evaluator
 
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=max_epochs // 2)
+train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(
@@ -62,6 +65,6 @@ param_scheduler = [
     ),
 ]
 default_hooks = dict(
-    logger=dict(interval=15), checkpoint=dict(interval=1, max_keep_ckpts=1)
+    logger=dict(interval=15), checkpoint=dict(interval=1, max_keep_ckpts=2)
 )
 randomness = dict(seed=0)

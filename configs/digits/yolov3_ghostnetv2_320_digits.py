@@ -7,7 +7,7 @@ max_epochs = 6
 model = dict(
     backbone=dict(
         init_cfg=dict(
-            checkpoint='work_dirs/ghostnetv2_100_digits/epoch_10.pth',
+            checkpoint='work_dirs/ghostnetv2_100_digits/epoch_3.pth',
             prefix='backbone.',
         )
     ),
@@ -25,7 +25,7 @@ train_pipeline = [
     dict(type='PackDetInputs'),
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=6,
     num_workers=1,
     dataset=dict(
         times=1,
@@ -54,9 +54,7 @@ test_evaluator = val_evaluator
 
 train_cfg = dict(max_epochs=max_epochs, val_interval=3)
 optim_wrapper = dict(
-    optimizer=dict(
-        _delete_=True, type='AdamW', lr=1.5e-3, weight_decay=0.02, fused=True
-    )
+    optimizer=dict(_delete_=True, type='AdamW', lr=3e-3, weight_decay=0.02, fused=True)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),
@@ -68,5 +66,5 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
 randomness = dict(seed=0)

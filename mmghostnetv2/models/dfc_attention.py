@@ -16,6 +16,9 @@ class DFCAttention(nn.Sequential):
         kernel_size (int): Length of the row and of the column convolution; odd.
         dilation (int): Dilation of both.
         norm_cfg (dict): Config of the normalisation layers.
+
+    Raises:
+        ValueError: ``kernel_size`` is even, and the gate would not fit the features.
     """
 
     def __init__(
@@ -26,6 +29,9 @@ class DFCAttention(nn.Sequential):
         dilation: int = 1,
         norm_cfg: dict = dict(type='BN'),
     ) -> None:
+        if kernel_size % 2 == 0:
+            raise ValueError(f'kernel_size must be odd, got {kernel_size}')
+
         def conv_norm(channels: int, kernel: tuple[int, int], groups: int = 1):
             padding = tuple(dilation * (k // 2) for k in kernel)
             yield nn.Conv2d(

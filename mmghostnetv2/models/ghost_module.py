@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from .dfc_attention import DFCAttention
 
 
-def make_divisible(value: float, divisor: int = 4) -> int:
-    """Round ``value`` to a multiple of ``divisor``, never down by more than 10 %."""
-    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * value else rounded
+def make_divisible(value: float) -> int:
+    """Round ``value`` to a multiple of 4, never down by more than 10 %."""
+    rounded = max(4, int(value + 2) // 4 * 4)
+    return rounded + 4 if rounded < 0.9 * value else rounded
 
 
 def depthwise_conv(

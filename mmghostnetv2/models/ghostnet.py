@@ -1,6 +1,9 @@
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import chain
+from math import inf
+from numbers import Real
 
 import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
@@ -25,7 +28,7 @@ class GhostNet(BaseModule):
 
     Args:
         widen_factor (float): Width multiplier; every channel count becomes the
-            multiple of 4 nearest to it. Defaults to 1.0.
+            multiple of 4 near it. Defaults to 1.0.
         out_indices (Sequence[int]): Stages, of the ten from 0 to 9, whose output is
             returned; negative ones count from the end. Defaults to (9, ).
         output_stride (int): 8, 16 or 32. Blocks that would go beyond stride 1 and
@@ -35,6 +38,9 @@ class GhostNet(BaseModule):
         norm_eval (bool): Keep all batch norms in eval mode. Defaults to False.
         with_cp (bool): Recompute each block in the backward pass to save memory.
             Defaults to False.
+        zero_init_residual (bool): Start the last norms of every block at zero, so that
+            it begins as its shortcut, which speeds up short trainings. Defaults to
+            False, as in the released code.
         in_channels (int): Channels of the input image. Defaults to 3.
         norm_cfg (dict): Config of the normalisation layers.
             Defaults to dict(type='BN').
@@ -89,6 +95,7 @@ class GhostNet(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        zero_init_residual: bool = False,
         in_channels: int = 3,
         norm_cfg: dict = dict(type='BN'),
         act_cfg: dict = dict(type='ReLU', inplace=True),
@@ -96,10 +103,15 @@ class GhostNet(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         num_stages = len(self.arch_settings) + 1
-        if not _is_number(widen_factor) or widen_factor <= 0:
+        if not isinstance(widen_factor, Real) or not 0 < widen_factor < inf:
             raise ValueError(
                 f'widen_factor must be a number above 0, got {widen_factor!r}'
             )
+        if not _is_int(in_channels) or in_channels < 1:
+            raise ValueError(f'in_channels must be an int above 0, got {in_channels!r}')
+        for name, cfg in (('norm_cfg', norm_cfg), ('act_cfg', act_cfg)):
+            if not isinstance(cfg, dict):
+                raise TypeError(f'{name} must be a dict with a type, got {cfg!r}')
         if output_stride not in (8, 16, 32):
             raise ValueError(
                 f'output_stride must be 8, 16 or 32, got {output_stride!r}'
@@ -113,6 +125,7 @@ class GhostNet(BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        self.zero_init_residual = zero_init_residual
 
         channels = make_divisible(16 * widen_factor)
         self.conv_stem = nn.Conv2d(in_channels, channels, 3, 2, 1, bias=False)
@@ -180,8 +193,15 @@ class GhostNet(BaseModule):
         return False
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says."""
+        """Initialise as ``zero_init_residual`` and ``init_cfg`` say, in this order."""
         self.init_cfg = use_released_init(self.init_cfg)
+        if self.zero_init_residual:
+            for block in chain(*self.blocks[: len(self.arch_settings)]):
+                for _, norm in (
+                    block.ghost2.primary_conv,
+                    block.ghost2.cheap_operation,
+                ):
+                    nn.init.zeros_(norm.weight)
         super().init_weights()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -230,10 +250,6 @@ def _is_int(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value) -> bool:
-    return _is_int(value) or isinstance(value, float)
-
-
 def _check_out_indices(out_indices, num_stages: int) -> tuple[int, ...]:
     """Return the indices counted from 0, ascending."""
     if not isinstance(out_indices, Sequence) or not all(map(_is_int, out_indices)):
@@ -255,22 +271,28 @@ def _check_out_indices(out_indices, num_stages: int) -> tuple[int, ...]:
     return tuple(indices)
 
 
-@contextmanager
-def _running_stats_kept(block: nn.Module) -> Iterator[None]:
-    norms = [
-        module
-        for module in block.modules()
-        if isinstance(module, _BatchNorm)
-        and module.training
-        and module.track_running_stats
-    ]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+class _RunningStatsKept:
+    """Context in which a block's batch norms leave their running statistics alone.
+
+    A class, since each further backward pass through one graph enters it again.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self.norms = [
+            module
+            for module in block.modules()
+            if isinstance(module, _BatchNorm)
+            and module.training
+            and module.track_running_stats
+        ]
+
+    def __enter__(self) -> None:
+        self.momenta = [norm.momentum for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum = 0.0
+
+    def __exit__(self, *exc_info) -> None:
+        for norm, momentum in zip(self.norms, self.momenta, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked -= 1
 
@@ -286,5 +308,5 @@ def _checkpoint(block: nn.Module, x: Tensor) -> Tensor:
         x,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), _running_stats_kept(block)),
+        context_fn=lambda: (nullcontext(), _RunningStatsKept(block)),
     )

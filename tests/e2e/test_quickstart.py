@@ -1,9 +1,12 @@
 """The whole main job in its short form; its numbers mean nothing, its steps do."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -14,22 +17,32 @@ pytest.importorskip('mmpretrain', reason='needs mmpretrain')
 pytest.importorskip('mim', reason='needs openmim')
 
 
-def quickstart() -> str:
-    done = subprocess.run(
-        [sys.executable, ROOT / 'tools' / 'quickstart.py', '--short'],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5000:]
-    return done.stdout
+COMMAND = [sys.executable, ROOT / 'tools' / 'quickstart.py', '--short']
 
 
 def test_quickstart():
+    """Interrupted after the pre-training's checkpoint, it goes on from there."""
     work_dirs = ROOT / 'work_dirs' / 'short'
     shutil.rmtree(work_dirs, ignore_errors=True)
-    output = quickstart()
+    pretrained = work_dirs / 'ghostnetv2_100_digits' / 'last_checkpoint'
+    with subprocess.Popen(
+        COMMAND, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while process.poll() is None and not pretrained.exists():
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
+        printed = process.stdout.read()
+    assert process.returncode == 130, printed[-5000:]
+    assert printed.endswith('Interrupted. The same command goes on where it stopped.\n')
+    checkpoint = pretrained.parent / 'epoch_1.pth'
+    written = checkpoint.stat().st_mtime_ns
+
+    done = subprocess.run(
+        COMMAND, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    output = done.stdout
+    assert done.returncode == 0, output[-5000:]
+    assert checkpoint.stat().st_mtime_ns == written
     commands = re.findall(r'^\$ (.*)', output, flags=re.MULTILINE)
     assert [command.split()[:3] for command in commands[1:4]] == [
         ['mim', 'train', 'mmpretrain'],
@@ -45,7 +58,14 @@ def test_quickstart():
     assert re.search(r'^AP50 +\d\.\d{3}  >= 0\.95$', output, flags=re.MULTILINE)
     assert 'mim train mmdet configs/yolov3_ghostnetv2_320.py' in output
 
-    # once more: nothing is trained again
-    written = (detector / 'epoch_1.pth').stat().st_mtime_ns
-    quickstart()
-    assert (detector / 'epoch_1.pth').stat().st_mtime_ns == written
+
+def test_changed_config():
+    """What another version of a config trained is neither resumed nor lost."""
+    work_dir = ROOT / 'work_dirs' / 'short' / 'yolov3_ghostnetv2_320_digits'
+    work_dir.mkdir(parents=True, exist_ok=True)
+    used = work_dir / 'quickstart_config.py'
+    used.write_text('max_epochs = 12\n')
+    done = subprocess.run(COMMAND, capture_output=True, text=True)
+    used.unlink()
+    assert done.returncode == 1
+    assert 'has changed since the training in work_dirs/short/yolov3' in done.stderr

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmghostnetv2.models import GhostNet, GhostNetV2
+from mmghostnetv2.models.dfc_attention import DFCAttention
 from mmghostnetv2.models.ghost_module import GhostModule, make_divisible
 
 from .conftest import randomise
@@ -309,6 +310,19 @@ def test_default_initialisation_is_pytorchs():
     assert torch.equal(network.conv_stem.weight, expected)
 
 
+@BOTH
+def test_zero_init_residual(cls, images):
+    """A fresh network computes what is left of it without the second Ghost modules."""
+    network = cls(zero_init_residual=True)
+    network.init_weights()
+    network.eval()
+    x = network.act1(network.bn1(network.conv_stem(images(64, 64))))
+    for stage in network.blocks[:9]:
+        for block in stage:
+            x = block.shortcut(x)
+    torch.testing.assert_close(network(images(64, 64))[0], network.blocks[9](x))
+
+
 def test_init_cfg_overrides():
     network = GhostNetV2(
         init_cfg=dict(type='Constant', layer='BatchNorm2d', val=0.25, bias=2.0)
@@ -318,7 +332,29 @@ def test_init_cfg_overrides():
     assert (norm.weight == 0.25).all() and (norm.bias == 2).all()
 
 
+def test_with_cp_twice_backward(images):
+    """Several losses may go back through one graph; statistics count the batch once."""
+    torch.manual_seed(0)
+    plain = GhostNetV2()
+    recomputed = copy.deepcopy(plain)
+    recomputed.with_cp = True
+    for network in (plain, recomputed):
+        (out,) = network.train()(images(64, 64))
+        out.mean().backward(retain_graph=True)
+        out.square().mean().backward()
+    for a, b in zip(recomputed.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+    for a, b in zip(recomputed.buffers(), plain.buffers(), strict=True):
+        assert torch.equal(a, b)
+
+
 # ---- arguments
+
+
+@pytest.mark.parametrize('kernel_size', [2, 4])
+def test_even_kernel_of_dfc(kernel_size):
+    with pytest.raises(ValueError, match=f'odd, got {kernel_size}'):
+        DFCAttention(8, 8, kernel_size)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +373,10 @@ def test_init_cfg_overrides():
         (dict(out_indices=(-11,)), ValueError, 'between -10 and 9'),
         (dict(out_indices=()), ValueError, 'at least one'),
         (dict(out_indices=(9, -1)), ValueError, 'none twice'),
-        (dict(norm_cfg='BN'), TypeError, 'dict'),
+        (dict(widen_factor=float('nan')), ValueError, 'widen_factor .* got nan'),
+        (dict(in_channels=0), ValueError, 'in_channels .* got 0'),
+        (dict(norm_cfg='BN'), TypeError, "norm_cfg must be a dict .* got 'BN'"),
+        (dict(act_cfg=None), TypeError, 'act_cfg must be a dict .* got None'),
     ],
     ids=str,
 )

@@ -237,13 +237,18 @@ def test_broken_files_are_named(tool, scene):
     (scene.root / 'found.bbox.json').write_text('[{')
     with pytest.raises(SystemExit, match='found.bbox.json is not JSON'):
         tool.main(arguments)
-    (scene.root / 'truth.json').write_text('[]')
+    for other in ('{"a": 1}', '[1]', '[{"image_id": 1}]'):
+        (scene.root / 'found.bbox.json').write_text(other)
+        with pytest.raises(SystemExit, match='found.bbox.json is no list of COCO'):
+            tool.main(arguments)
     (scene.root / 'found.bbox.json').write_text('[]')
-    with pytest.raises(SystemExit, match='truth.json holds no COCO annotations'):
-        tool.main(arguments)
+    for other in ('[]', '{"images": [{"id": 1}]}'):
+        (scene.root / 'truth.json').write_text(other)
+        with pytest.raises(SystemExit, match='truth.json holds no COCO annotations'):
+            tool.main(arguments)
 
 
-@pytest.mark.parametrize('option', ['--num', '--columns', '--cell'])
+@pytest.mark.parametrize('option', ['--num', '--columns', '--cell', '--out'])
 def test_bad_arguments_are_named(tool, scene, capsys, option):
     with pytest.raises(SystemExit):
         tool.main(scene.arguments([], option, '0'))

@@ -18,6 +18,7 @@ COCO = pytest.importorskip('pycocotools.coco').COCO
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'datasets' / 'make_digits.py'
 SMALL = ['--train', '6', '--val', '3', '--size', '160', '--cls-size', '32']
+SMALL += ['--cls-copies', '2']
 SPLITS = {'train': 'training', 'val': 'validation'}
 
 
@@ -83,7 +84,7 @@ def test_detection_reads_as_coco(digits, split, count):
         assert picture.size == (image['width'], image['height']) == (160, 160)
         assert picture.mode == 'RGB'
         annotations = coco.imgToAnns[image_id]
-        assert 1 <= len(annotations) <= 8
+        assert 4 <= len(annotations) <= 12
         for annotation in annotations:
             assert names[annotation['category_id']] == str(labels[annotation['source']])
             assert annotation['iscrowd'] == 0
@@ -180,15 +181,18 @@ def test_segmentation_has_the_pictures_of_detection(digits, split):
     )
 
 
-def test_classification_has_every_source_once(digits):
+def test_classification_has_every_source(digits):
+    """Once in val, twice (--cls-copies) in train, drawn in another way."""
     labels = load_digits().target
     seen = {}
-    for split in SPLITS:
+    for split, copies in (('train', 2), ('val', 1)):
+        pictures = {}
         for path in (digits / 'classification' / split).glob('*/*.png'):
-            source = int(path.stem)
-            assert source not in seen
+            source = int(path.stem.split('_')[0])
             assert path.parent.name == str(labels[source])
-            seen[source] = split
+            assert seen.setdefault(source, split) == split
+            pictures.setdefault(source, set()).add(path.read_bytes())
+        assert set(map(len, pictures.values())) == {copies}
     assert sorted(seen) == list(range(len(labels)))
     picture = Image.open(path)
     assert (picture.size, picture.mode) == ((32, 32), 'RGB')
@@ -203,7 +207,7 @@ def test_train_and_val_share_no_source_digit(digits):
         annotations = json.loads(annotation_file(digits, split).read_text())
         sources[split] = {item['source'] for item in annotations['annotations']}
         folder = digits / 'classification' / split
-        singles = {int(path.stem) for path in folder.glob('*/*.png')}
+        singles = {int(path.stem.split('_')[0]) for path in folder.glob('*/*.png')}
         assert sources[split] <= singles
         sources[split] |= singles
     assert sources['train'].isdisjoint(sources['val'])
@@ -338,7 +342,7 @@ def test_missing_scikit_learn_is_one_clear_line(tool, tmp_path, monkeypatch):
 def test_hands_use_all_sources_in_turn(tool):
     hands = tool.deal(list(range(20)), 50, np.random.default_rng(0))
     assert len(hands) == 50
-    assert {len(hand) for hand in hands} == set(range(1, 9))
+    assert {len(hand) for hand in hands} == set(range(4, 13))
     uses = Counter(np.concatenate(hands).tolist())
     assert len(uses) == 20
     assert max(uses.values()) - min(uses.values()) <= 1

@@ -16,7 +16,7 @@ Layout, each folder as its library's own dataset classes read it::
     |-- digits.json                      manifest: seed, sizes, counts
     |-- detection/                       COCO: mmdet CocoDataset
     |   |-- annotations/instances_train.json, instances_val.json
-    |   |-- train/000000000001.jpg ...   320x320, 1 to 8 digits a picture
+    |   |-- train/000000000001.jpg ...   320x320, 4 to 12 digits a picture
     |   `-- val/...
     |-- segmentation/                    ADE20K: mmseg BaseSegDataset
     |   |-- images/training/000000000001.jpg ...   the pictures of detection
@@ -24,8 +24,8 @@ Layout, each folder as its library's own dataset classes read it::
     |   |-- annotations/training/000000000001.png ...  one byte a pixel
     |   `-- annotations/validation/...
     `-- classification/                  ImageNet: mmpretrain CustomDataset
-        |-- train/0 ... train/9          96x96, every source digit once,
-        `-- val/0 ... val/9              <index into load_digits>.png
+        |-- train/0 ... train/9          96x96, every source digit four times,
+        `-- val/0 ... val/9              once in val: <index into load_digits>_0.png
 
 Detection: ten categories named '0' to '9' with ids 1 to 10. ``bbox`` is the
 tight box [x, y, width, height] of the mask in pixels, ``area`` the mask's pixel
@@ -46,6 +46,7 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +54,13 @@ from PIL import Image
 from rich.progress import track
 
 GENERATOR = 'mmghostnetv2 make_digits'
-VERSION = 1  # raise it when the same seed draws other pictures
+VERSION = 2  # raise it when the same seed draws other pictures
 MANIFEST = 'digits.json'
 PARTS = ('detection', 'segmentation', 'classification')
 FOLDERS = {'train': 'training', 'val': 'validation'}  # COCO's and ADE20K's names
 VAL_SHARE = 0.2  # of each class's source digits
-MAX_DIGITS = 8  # in a picture
-DIGIT_SIZE = (40 / 320, 120 / 320)  # a digit's height as a share of the picture's
+NUM_DIGITS = (4, 12)  # in a picture, fewer where no room is left
+DIGIT_SIZE = (36 / 320, 80 / 320)  # a digit's height as a share of the picture's
 MAX_COVER = 0.15  # how much of a digit's box larger ones may cover
 MIN_CONTRAST = 110  # luminance between ink and paper, of 255
 LUMA = np.float32([0.299, 0.587, 0.114])
@@ -70,6 +71,7 @@ NUMBERS = {  # option: default, smallest, help
     'val': (96, 1, 'pictures to validate on'),
     'size': (320, 96, 'their sides in pixels'),
     'cls-size': (96, 32, 'sides of the classification pictures'),
+    'cls-copies': (4, 1, 'classification pictures of each digit to train on'),
     'workers': (os.cpu_count(), 1, 'processes'),
 }
 
@@ -97,8 +99,8 @@ def split_sources(labels, seed):
 
 
 def deal(indices, count, rng):
-    """Make ``count`` hands of 1 to 8 sources, all in turn before any comes twice."""
-    ends = np.cumsum(rng.integers(1, MAX_DIGITS + 1, count))
+    """Make ``count`` hands of NUM_DIGITS, all in turn before any comes twice."""
+    ends = np.cumsum(rng.integers(*NUM_DIGITS, count, endpoint=True))
     rounds = -(-ends[-1] // len(indices))
     deck = np.concatenate([rng.permutation(indices) for _ in range(rounds)])
     return np.split(deck, ends)[:-1]
@@ -230,16 +232,16 @@ def write_scene(root, split, size, seed, number, hand):
     return annotations
 
 
-def write_single(root, split, size, seed, index):
+def write_single(root, split, size, seed, index, copy):
     """Draw and save one digit, large and near the middle, for classification."""
-    rng = np.random.default_rng([seed, 3, index])
+    rng = np.random.default_rng([seed, 3, index, copy])
     sources, labels = load_sources()
     canvas = draw_paper(size, rng)
     edge, ink = render_digit(sources[index], size * rng.uniform(0.5, 0.75), rng)
     y, x = (round((size - side) * rng.uniform(0.3, 0.7)) for side in ink.shape)
     lay_ink(canvas[y : y + ink.shape[0], x : x + ink.shape[1]], ink, rng)
     folder = root / 'classification' / split / str(labels[index])
-    finish(canvas, rng).save(folder / f'{index:04d}.png')
+    finish(canvas, rng).save(folder / f'{index:04d}_{copy}.png')
 
 
 def coco_json(split, size, found):
@@ -270,8 +272,10 @@ def draw_split(root, split, indices, args, pool):
     path = root / f'detection/annotations/instances_{split}.json'
     path.write_text(coco_json(split, args.size, found))
     single = partial(write_single, root, split, args.cls_size, args.seed)
-    singles = pool.map(single, indices, chunksize=32)
-    list(track(singles, f'{split}, single digits', total=len(indices)))
+    copies = range(args.cls_copies if split == 'train' else 1)
+    jobs = list(product(indices, copies))
+    singles = pool.map(single, *zip(*jobs, strict=True), chunksize=32)
+    list(track(singles, f'{split}, single digits', total=len(jobs)))
 
 
 def check_target(out, parameters, overwrite):
@@ -312,7 +316,7 @@ def main(argv=None):
             parser.error(f'argument --{name}: {value} is too small, at least {low}')
 
     out = args.out.resolve()
-    keys = ('seed', 'train', 'val', 'size', 'cls_size')
+    keys = ('seed', 'train', 'val', 'size', 'cls_size', 'cls_copies')
     parameters = {'version': VERSION} | {key: getattr(args, key) for key in keys}
     if check_target(out, parameters, args.overwrite):
         print(f'{args.out} is there already, made with the same parameters')
@@ -331,10 +335,12 @@ def main(argv=None):
         if out.exists():
             out.rename(Path(hidden) / 'old')
         root.rename(out)
-    single = ' + '.join(f'{len(indices)} {split}' for split, indices in splits.items())
+    singles = (
+        f'{args.cls_copies * len(splits["train"])} train + {len(splits["val"])} val'
+    )
     print(f'{args.out}/detection: {args.train} train + {args.val} val, COCO layout')
     print(f'{args.out}/segmentation: the same pictures, ADE20K layout')
-    print(f'{args.out}/classification: {single}, ImageNet layout')
+    print(f'{args.out}/classification: {singles}, ImageNet layout')
 
 
 if __name__ == '__main__':

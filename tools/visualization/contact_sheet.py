@@ -50,10 +50,13 @@ def group(items):
 
 def check(truth, predictions, args):
     """Exit with a clear line where the two files do not belong together."""
-    if not isinstance(truth, dict) or not truth.get('images'):
-        sys.exit(f'{args.annotations} holds no COCO annotations of any image')
+    parts = {'images', 'annotations', 'categories'}
+    if not isinstance(truth, dict) or parts - truth.keys() or not truth['images']:
+        sys.exit(f'{args.annotations} holds no COCO annotations ({sorted(parts)})')
     fields = {'image_id', 'category_id', 'bbox', 'score'}
-    if not isinstance(predictions, list) or any(fields - p.keys() for p in predictions):
+    if not isinstance(predictions, list) or not all(
+        isinstance(item, dict) and fields <= item.keys() for item in predictions
+    ):
         sys.exit(f'{args.predictions} is no list of COCO results ({sorted(fields)})')
     for key, part in (('image_id', 'images'), ('category_id', 'categories')):
         known = {item['id'] for item in truth[part]}
@@ -188,6 +191,8 @@ def main(argv=None):
     for name, low in (('num', 1), ('columns', 1), ('cell', 64)):
         if getattr(args, name) < low:
             parser.error(f'argument --{name}: at least {low}')
+    if args.out.suffix.lower() not in Image.registered_extensions():
+        parser.error(f'argument --out: {args.out.name} is no image, such as sheet.png')
 
     truth, predictions = read_json(args.annotations), read_json(args.predictions)
     check(truth, predictions, args)
