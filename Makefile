@@ -13,6 +13,8 @@ ARGS ?=
 # Without it a process that has to share the cores trains up to 25 times slower: OpenMP's
 # threads wait for each other in a busy loop, by default for very long.
 export GOMP_SPINCOUNT ?= 10000
+# mmengine and mim import it, and each process would say so several times.
+export PYTHONWARNINGS ?= ignore:pkg_resources is deprecated as an API:UserWarning
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test lint clean clean-all

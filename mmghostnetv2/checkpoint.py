@@ -186,11 +186,16 @@ def use_released_init(init_cfg):
 
 
 def _is_left_out(key: str, backbone: nn.Module) -> bool:
-    """Tell whether a parameter is the classifier's or of a stage that is not built."""
+    """Tell what is the classifier's, of a stage not built, or a FLOPs counter's.
+
+    Released files hold ``total_ops`` and ``total_params`` beside every layer's weights.
+    """
     stage = re.match(r'blocks\.(\d+)\.', key)
     if stage:
         return int(stage[1]) >= len(backbone.blocks)
-    return key.startswith(('conv_head.', 'classifier.'))
+    return key.startswith(('conv_head.', 'classifier.')) or key.endswith(
+        ('total_ops', 'total_params')
+    )
 
 
 def _some(names) -> str:

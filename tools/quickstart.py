@@ -79,7 +79,9 @@ def print_table(metrics: dict[str, float]) -> None:
     print(f'\n{"metric":10} {"held-out":>8}  expected')
     for key, name in METRICS.items():
         expected = f'>= {EXPECTED[key]:.2f}' if key in EXPECTED else ''
-        print(f'{name:10} {metrics[key]:8.3f}  {expected}')
+        # COCO's -1 stands for: no such objects
+        value = f'{metrics[key]:8.3f}' if metrics[key] >= 0 else f'{"none":>8}'
+        print(f'{name:10} {value}  {expected}')
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The networks are timm's: names, shapes, features, logits and gradients."""
+"""The networks are timm's: names, shapes, features and gradients."""
 
 import pytest
 import torch

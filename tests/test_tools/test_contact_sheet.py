@@ -1,6 +1,5 @@
 """tools/visualization/contact_sheet.py: what is on the sheet, pixel by pixel."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from .conftest import load_tool
 
 pytest.importorskip('pycocotools')
 
@@ -19,10 +20,7 @@ BLUE, ORANGE = (30, 110, 255), (255, 150, 0)
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('contact_sheet', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool(TOOL)
 
 
 class Scene:

@@ -1,6 +1,5 @@
 """tools/datasets/make_digits.py against pycocotools, Pillow and scikit-learn."""
 
-import importlib.util
 import json
 import signal
 import subprocess
@@ -12,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from .conftest import load_tool
 
 load_digits = pytest.importorskip('sklearn.datasets').load_digits
 COCO = pytest.importorskip('pycocotools.coco').COCO
@@ -38,9 +39,7 @@ def contents(folder):
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('make_digits', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool(TOOL)
     sys.modules['make_digits'] = module  # the worker processes look it up by name
     yield module
     del sys.modules['make_digits']

@@ -16,11 +16,11 @@ from types import SimpleNamespace
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from ..conftest import ROOT
+from .conftest import load_tool
+
 SCRIPT = ROOT / 'tools' / 'setup_env.py'
-spec = importlib.util.spec_from_file_location('setup_env', SCRIPT)
-setup_env = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(setup_env)
+setup_env = load_tool(SCRIPT)
 
 
 @pytest.fixture(autouse=True)
