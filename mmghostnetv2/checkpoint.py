@@ -191,10 +191,10 @@ def _is_left_out(key: str, backbone: nn.Module) -> bool:
     Released files hold ``total_ops`` and ``total_params`` beside every layer's weights.
     """
     stage = re.match(r'blocks\.(\d+)\.', key)
-    if stage:
-        return int(stage[1]) >= len(backbone.blocks)
-    return key.startswith(('conv_head.', 'classifier.')) or key.endswith(
-        ('total_ops', 'total_params')
+    return (
+        key.startswith(('conv_head.', 'classifier.'))
+        or key.endswith(('total_ops', 'total_params'))
+        or (stage is not None and int(stage[1]) >= len(backbone.blocks))
     )
 
 
