@@ -53,11 +53,20 @@ def load_from_url(filename: str, map_location=None):
 
     Raises:
         OSError: The URL cannot be reached; an HTTPError names the status.
+        RuntimeError: What was downloaded cannot be read.
     """
     if get_rank() == 0:
         _download(filename)
     barrier()
-    return CheckpointLoader.load_checkpoint(str(_download(filename)), map_location)
+    path = _download(filename)
+    try:
+        return CheckpointLoader.load_checkpoint(str(path), map_location)
+    except Exception as error:
+        # a proxy's error page, for example, which would be met again every time
+        raise RuntimeError(
+            f'{path}, the download of {filename}, cannot be read; if it is damaged, '
+            f'remove it to download it again: {error}'
+        ) from error
 
 
 def _download(url: str) -> Path:

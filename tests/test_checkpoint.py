@@ -30,7 +30,10 @@ def released():
     weights['classifier.bias'] = torch.rand(1000)
     # left behind by the authors' FLOPs counter
     for key in ('', 'conv_stem.', 'blocks.3.0.ghost1.', 'classifier.'):
-        weights |= {f'{key}total_ops': torch.rand(1), f'{key}total_params': torch.rand(1)}
+        weights |= {
+            f'{key}total_ops': torch.rand(1),
+            f'{key}total_params': torch.rand(1),
+        }
     return weights
 
 
@@ -135,6 +138,18 @@ def test_url(released, served, tmp_path):
     assert_loaded(pretrained(url), released)  # downloaded once
     with pytest.raises(RuntimeError, match=f'from {served}none.pth: .*404'):
         pretrained(served + 'none.pth')
+
+
+def test_damaged_download(served, tmp_path):
+    """The message names the kept file; without it the next run downloads again."""
+    (tmp_path / 'weights.pth').write_text('<html>Please log in</html>')
+    with pytest.raises(RuntimeError, match='remove it') as caught:
+        read_weights(served + 'weights.pth')
+    (kept,) = (tmp_path / 'home').rglob('weights.pth')
+    assert str(kept) in str(caught.value)
+    kept.unlink()
+    torch.save({'a': torch.ones(1)}, tmp_path / 'weights.pth')
+    assert read_weights(served + 'weights.pth') == {'a': torch.ones(1)}
 
 
 def test_safetensors_by_url(released, served, tmp_path):

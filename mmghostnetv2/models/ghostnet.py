@@ -27,7 +27,7 @@ class GhostNet(BaseModule):
     ``out_indices`` are not built, so that no parameter goes without gradient.
 
     Args:
-        widen_factor (float): Width multiplier; every channel count becomes the
+        widen_factor (float): Width multiplier; every channel count becomes a
             multiple of 4 near it. Defaults to 1.0.
         out_indices (Sequence[int]): Stages, of the ten from 0 to 9, whose output is
             returned; negative ones count from the end. Defaults to (9, ).
