@@ -2,6 +2,7 @@
 custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)
 
 data_preprocessor = dict(
+    num_classes=1000,
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
     to_rgb=True,

@@ -1,0 +1,37 @@
+# The released recipe: 8 GPUs x 128 images, 450 epochs.
+from importlib import import_module
+
+max_epochs = 450
+optim_wrapper = dict(
+    # mixed precision, which mmengine has for GPUs only
+    type='AmpOptimWrapper'
+    if import_module('torch').cuda.is_available()
+    else 'OptimWrapper',
+    optimizer=dict(
+        type='RMSpropTF', lr=0.064, alpha=0.9, momentum=0.9, eps=0.001, weight_decay=1e-5
+    ),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+)
+param_scheduler = dict(
+    type='TimmStepLR',
+    decay_epochs=2.4,
+    decay_rate=0.973,
+    warmup_epochs=3,
+    warmup_lr=1e-6,
+    noise_range=(0.42 * max_epochs, 0.9 * max_epochs),
+)
+train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+auto_scale_lr = dict(base_batch_size=1024)
+custom_hooks = [
+    dict(
+        type='EMAHook',
+        momentum=1e-4,
+        update_buffers=True,
+        evaluate_on_ema=True,
+        evaluate_on_origin=True,
+        priority='ABOVE_NORMAL',
+    )
+]
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best='auto'))
