@@ -20,3 +20,4 @@ model = dict(
         )
     )
 )
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best='auto'))

@@ -116,6 +116,59 @@ def read_weights(filename: str, map_location='cpu') -> dict[str, Tensor]:
     return {key.removeprefix('module.'): value for key, value in weights.items()}
 
 
+# Left in released files by a FLOPs counter, beside every layer's weights
+_COUNTERS = ('total_ops', 'total_params')
+# The classifier's layers: released names and those in mmpretrain's StackedLinearClsHead
+_HEAD = {
+    'conv_head.': 'head.layers.0.fc.',
+    'classifier.': 'head.layers.1.fc.',
+}
+
+
+def released_to_mmpretrain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename released weights to those of ImageClassifier with StackedLinearClsHead.
+
+    The 1x1 convolution ``conv_head``, weight (1280, C, 1, 1), becomes a linear layer,
+    weight (1280, C). What FLOPs counters left is dropped.
+    """
+    renamed = {}
+    for key, value in weights.items():
+        if key.endswith(_COUNTERS):
+            continue
+        for released, own in _HEAD.items():
+            if key.startswith(released):
+                key = own + key.removeprefix(released)
+                value = value.flatten(1) if value.ndim == 4 else value
+                break
+        else:
+            key = f'backbone.{key}'
+        renamed[key] = value
+    return renamed
+
+
+def mmpretrain_to_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Undo :func:`released_to_mmpretrain`.
+
+    Raises:
+        ValueError: A key is neither the backbone's nor that head's.
+    """
+    renamed = {}
+    for key, value in weights.items():
+        for released, own in {'': 'backbone.', **_HEAD}.items():
+            if key.startswith(own):
+                break
+        else:
+            raise ValueError(
+                f'{key} is neither of the backbone nor of a StackedLinearClsHead with '
+                'two layers'
+            )
+        key = released + key.removeprefix(own)
+        if key == 'conv_head.weight':
+            value = value[..., None, None]
+        renamed[key] = value
+    return renamed
+
+
 class ReleasedInit(PretrainedInit):
     """``init_cfg=dict(type='Pretrained', ...)`` of the backbones.
 
@@ -195,14 +248,11 @@ def use_released_init(init_cfg):
 
 
 def _is_left_out(key: str, backbone: nn.Module) -> bool:
-    """Tell what is the classifier's, of a stage not built, or a FLOPs counter's.
-
-    Released files hold ``total_ops`` and ``total_params`` beside every layer's weights.
-    """
+    """Tell what is the classifier's, of a stage not built, or a FLOPs counter's."""
     stage = re.match(r'blocks\.(\d+)\.', key)
     return (
-        key.startswith(('conv_head.', 'classifier.'))
-        or key.endswith(('total_ops', 'total_params'))
+        key.startswith(tuple(_HEAD))
+        or key.endswith(_COUNTERS)
         or (stage is not None and int(stage[1]) >= len(backbone.blocks))
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoint import use_released_init
+from ..checkpoint import released_to_mmpretrain, use_released_init
 from ..registry import register_backbone
 from .ghost_module import GhostBottleneck, make_divisible
 
@@ -203,6 +203,22 @@ class GhostNet(BaseModule):
                 ):
                     nn.init.zeros_(norm.weight)
         super().init_weights()
+
+    @staticmethod
+    def _checkpoint_filter(state_dict: dict, prefix: str, *args) -> None:
+        """Let mmpretrain's ImageClassifier load released and timm files as they are.
+
+        ImageClassifier registers a backbone's method of this name as its pre-hook of
+        ``load_state_dict``.
+        """
+        if f'{prefix}conv_stem.weight' in state_dict:
+            released = {
+                key.removeprefix(prefix): state_dict.pop(key)
+                for key in list(state_dict)
+                if key.startswith(prefix)
+            }
+            for key, value in released_to_mmpretrain(released).items():
+                state_dict[prefix + key] = value
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Extract features.

@@ -1,11 +1,10 @@
 # The released recipe: 8 GPUs x 128 images, 450 epochs.
-from importlib import import_module
-
 max_epochs = 450
 optim_wrapper = dict(
-    # mixed precision, which mmengine has for GPUs only
+    # mixed precision, which mmengine has for GPUs only (an import statement would make
+    # mmengine read this file as a config of another kind)
     type='AmpOptimWrapper'
-    if import_module('torch').cuda.is_available()
+    if __import__('torch').cuda.is_available()
     else 'OptimWrapper',
     optimizer=dict(
         type='RMSpropTF', lr=0.064, alpha=0.9, momentum=0.9, eps=0.001, weight_decay=1e-5
@@ -34,4 +33,3 @@ custom_hooks = [
         priority='ABOVE_NORMAL',
     )
 ]
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best='auto'))
