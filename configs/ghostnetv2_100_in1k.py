@@ -7,7 +7,8 @@ _base_ = [
 ]
 
 custom_imports = dict(
-    imports=['mmghostnetv2', 'mmghostnetv2.engine'], allow_failed_imports=False
+    imports=['mmghostnetv2', 'mmghostnetv2.engine.optimizers'],
+    allow_failed_imports=False,
 )
 model = dict(
     head=dict(

@@ -53,6 +53,16 @@ def _check_dependencies() -> None:
 
 _check_dependencies()
 
-from . import checkpoint, models  # noqa: E402
+from . import checkpoint, engine, models  # noqa: E402
+from .apis import config_path, list_configs, register_models  # noqa: E402
 
-__all__ = ['__version__', 'checkpoint', 'models']
+register_models()
+
+__all__ = [
+    '__version__',
+    'checkpoint',
+    'config_path',
+    'engine',
+    'list_configs',
+    'models',
+]

@@ -1,8 +1,9 @@
 """Weights from files: released ones, timm's and those that training saved.
 
-Importing this module teaches mmengine three things: to read ``*.safetensors`` wherever
-it takes the path of a checkpoint, to unpickle nothing but weights from URLs, as
-torch >= 2.6 does from files, and to read what its own trainings save nevertheless.
+Importing this module teaches mmengine four things: to read ``*.safetensors`` wherever
+it takes the path of a checkpoint, to take the averaged weights of timm's checkpoints, to
+unpickle nothing but weights from URLs, as torch >= 2.6 does from files, and to read what
+its own trainings save nevertheless.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.model.weight_init import PretrainedInit, update_init_info
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
-from mmengine.runner.checkpoint import load_state_dict
+from mmengine.runner.checkpoint import load_from_local, load_state_dict
 from torch import Tensor, nn
 
 
@@ -42,6 +43,22 @@ def load_safetensors(filename: str, map_location=None) -> dict[str, Tensor]:
     if not os.path.isfile(filename):
         raise FileNotFoundError(f'{filename} can not be found.')
     return load_file(filename, str(map_location or 'cpu'))
+
+
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_from_file(filename: str, map_location=None):
+    """Load a local checkpoint as mmengine does, with timm's EMA weights as its own.
+
+    timm saves a moving average of the weights, which it evaluates and publishes, as
+    ``state_dict_ema``, often beside the ``state_dict`` that mmengine would take.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    checkpoint = load_from_local(filename, map_location)
+    if isinstance(checkpoint, Mapping) and 'state_dict_ema' in checkpoint:
+        checkpoint['state_dict'] = checkpoint.pop('state_dict_ema')
+    return checkpoint
 
 
 @CheckpointLoader.register_scheme(prefixes=['http://', 'https://'], force=True)
@@ -103,9 +120,8 @@ def read_weights(filename: str, map_location='cpu') -> dict[str, Tensor]:
         # a damaged file can fail in any way; the reader must learn which file
         raise RuntimeError(f'cannot read weights from {filename}: {error}') from error
     weights = checkpoint
-    for key in ('state_dict', 'state_dict_ema'):
-        if isinstance(checkpoint, Mapping) and key in checkpoint:
-            weights = checkpoint[key]
+    if isinstance(checkpoint, Mapping):
+        weights = checkpoint.get('state_dict', checkpoint)
     if not isinstance(weights, Mapping) or not all(
         isinstance(v, Tensor) for v in weights.values()
     ):
@@ -152,20 +168,17 @@ def mmpretrain_to_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: A key is neither the backbone's nor that head's.
     """
+    names = {own: released for released, own in {'': 'backbone.', **_HEAD}.items()}
     renamed = {}
     for key, value in weights.items():
-        for released, own in {'': 'backbone.', **_HEAD}.items():
-            if key.startswith(own):
-                break
-        else:
+        own = next(filter(key.startswith, names), None)
+        if own is None:
             raise ValueError(
                 f'{key} is neither of the backbone nor of a StackedLinearClsHead with '
                 'two layers'
             )
-        key = released + key.removeprefix(own)
-        if key == 'conv_head.weight':
-            value = value[..., None, None]
-        renamed[key] = value
+        key = names[own] + key.removeprefix(own)
+        renamed[key] = value[..., None, None] if key == 'conv_head.weight' else value
     return renamed
 
 

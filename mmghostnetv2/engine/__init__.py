@@ -1,9 +1,10 @@
-"""What the released ImageNet recipe needs and mmengine lacks.
+"""What the recipes need and mmengine lacks.
 
-A config that uses it names ``mmghostnetv2.engine`` in its ``custom_imports``.
+Importing mmghostnetv2 registers all of it but the optimizer, which needs timm: a config
+that uses that names ``mmghostnetv2.engine.optimizers`` in its ``custom_imports``.
 """
 
-from .optimizers import RMSpropTF
+from .hooks import ChannelsLastHook
 from .schedulers import TimmStepLR
 
-__all__ = ['RMSpropTF', 'TimmStepLR']
+__all__ = ['ChannelsLastHook', 'TimmStepLR']

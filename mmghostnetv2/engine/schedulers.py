@@ -49,7 +49,10 @@ class TimmStepLR(_ParamScheduler):
         last_step: int = -1,
         verbose: bool = False,
     ) -> None:
-        for name, value in (('decay_epochs', decay_epochs), ('noise_limit', noise_limit)):
+        for name, value in (
+            ('decay_epochs', decay_epochs),
+            ('noise_limit', noise_limit),
+        ):
             if value <= 0:
                 raise ValueError(f'{name} must be above 0, got {value!r}')
         self.decay_epochs = decay_epochs

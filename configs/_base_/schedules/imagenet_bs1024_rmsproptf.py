@@ -7,7 +7,12 @@ optim_wrapper = dict(
     if __import__('torch').cuda.is_available()
     else 'OptimWrapper',
     optimizer=dict(
-        type='RMSpropTF', lr=0.064, alpha=0.9, momentum=0.9, eps=0.001, weight_decay=1e-5
+        type='RMSpropTF',
+        lr=0.064,
+        alpha=0.9,
+        momentum=0.9,
+        eps=0.001,
+        weight_decay=1e-5,
     ),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )

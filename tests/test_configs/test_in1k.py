@@ -1,0 +1,251 @@
+"""The released ImageNet recipe, against timm, with which the weights were trained."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from ..conftest import ROOT
+
+pytest.importorskip('mmpretrain', reason='needs mmpretrain')
+pytest.importorskip('timm', reason='the peer of these tests')
+import timm
+from mmengine.model import ExponentialMovingAverage
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS
+from mmpretrain.registry import HOOKS, MODELS, TRANSFORMS
+from PIL import Image
+from timm.data.auto_augment import AugmentOp, rand_augment_transform
+from timm.loss import LabelSmoothingCrossEntropy
+from timm.optim import RMSpropTF, param_groups_weight_decay
+from timm.scheduler import StepLRScheduler
+from timm.utils import ModelEmaV2
+
+
+@pytest.fixture(scope='module')
+def config():
+    return Config.fromfile(ROOT / 'configs' / 'ghostnetv2_100_in1k.py')
+
+
+@pytest.mark.parametrize(
+    ('width', 'factor', 'channels'),
+    [(100, 1.0, 960), (130, 1.3, 1248), (160, 1.6, 1536)],
+)
+def test_recipe(width, factor, channels):
+    """Numbers of the authors' command line."""
+    config = Config.fromfile(ROOT / 'configs' / f'ghostnetv2_{width}_in1k.py')
+    assert config.model.backbone.widen_factor == factor
+    head = config.model.head
+    assert (head.in_channels, list(head.mid_channels)) == (channels, [1280])
+    assert head.dropout_rate == 0.2
+    assert config.train_cfg.max_epochs == 450
+    assert config.train_dataloader.batch_size * 8 == 1024
+    assert config.auto_scale_lr.base_batch_size == 1024
+    optimizer = config.optim_wrapper.optimizer
+    assert (optimizer.lr, optimizer.eps, optimizer.weight_decay) == (0.064, 1e-3, 1e-5)
+    assert (optimizer.alpha, optimizer.momentum) == (0.9, 0.9)
+    assert tuple(config.param_scheduler.noise_range) == pytest.approx((189, 405))
+    amp = config.optim_wrapper.type == 'AmpOptimWrapper'
+    assert amp == torch.cuda.is_available()
+    MODELS.build(config.model)
+
+
+def test_label_smoothing(config):
+    """The authors' train.py smooths by 0.1 where the command line does not say."""
+    loss = MODELS.build(config.model.head.loss)
+    scores, labels = torch.randn(8, 1000), torch.randint(1000, (8,))
+    expected = LabelSmoothingCrossEntropy(0.1)(scores, labels)
+    torch.testing.assert_close(loss(scores, labels), expected)
+
+
+def test_decayed_parameters(config):
+    """Weights of convolutions and linear layers, the same as timm decays."""
+    model = MODELS.build(config.model)
+    optimizer = build_optim_wrapper(model, config.optim_wrapper).optimizer
+    ours = {0: [], 1e-5: []}
+    for group in optimizer.param_groups:
+        ours[group['weight_decay']] += [tuple(p.shape) for p in group['params']]
+    peer = timm.create_model('ghostnetv2_100')
+    for group in param_groups_weight_decay(peer, 1e-5):
+        shapes = [tuple(p.shape) for p in group['params']]
+        # timm's first classifier layer is a 1x1 convolution
+        shapes = [(1280, 960) if s == (1280, 960, 1, 1) else s for s in shapes]
+        assert sorted(ours[group['weight_decay']]) == sorted(shapes)
+    assert min(map(len, ours.values())) > 100
+
+
+def small_model(config):
+    """The config's classifier, so small that hundreds of steps take seconds."""
+    torch.manual_seed(0)
+    cfg = copy.deepcopy(config.model)
+    cfg.backbone.update(widen_factor=0.1, out_indices=(4,))
+    cfg.head.update(in_channels=4, mid_channels=[8], num_classes=10, topk=(1,))
+    cfg.head.dropout_rate = 0.0
+    cfg.data_preprocessor = dict(num_classes=10)
+    return MODELS.build(cfg)
+
+
+def test_several_hundred_steps(config):
+    """Optimizer, weight decay and schedule together, a step of training each."""
+    model = small_model(config)
+    peer = copy.deepcopy(model)
+    wrapper = build_optim_wrapper(model, config.optim_wrapper)
+    scheduler = PARAM_SCHEDULERS.build(
+        dict(config.param_scheduler, optimizer=wrapper, noise_range=(60, 120))
+    )
+    optimizer = RMSpropTF(
+        param_groups_weight_decay(peer, 1e-5),
+        lr=0.064,
+        alpha=0.9,
+        eps=0.001,
+        momentum=0.9,
+    )
+    peer_scheduler = StepLRScheduler(
+        optimizer,
+        decay_t=2.4,
+        decay_rate=0.973,
+        warmup_t=3,
+        warmup_lr_init=1e-6,
+        warmup_prefix=False,
+        noise_range_t=[60, 120],
+    )
+    generator = torch.Generator().manual_seed(0)
+    start = [p.detach().clone() for p in model.parameters()]
+    for epoch in range(150):
+        for _ in range(2):
+            x = torch.randn(4, 3, 16, 16, generator=generator)
+            y = torch.randint(10, (4,), generator=generator)
+            wrapper.update_params(nn.functional.cross_entropy(model(x), y))
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(peer(x), y).backward()
+            optimizer.step()
+            rates = [wrapper.get_lr()['lr'][0], optimizer.param_groups[0]['lr']]
+            assert abs(rates[0] - rates[1]) < 1e-9
+        scheduler.step()
+        peer_scheduler.step(epoch + 1)
+    pairs = list(zip(start, model.parameters(), peer.parameters(), strict=True))
+    for before, own, other in pairs:
+        torch.testing.assert_close(own, other, rtol=1e-6, atol=1e-6)
+        assert own.ndim == 1 or (own - before).abs().max() > 1e-3
+
+
+def test_optimizer_by_hand(config):
+    """Mean square starts at one, epsilon is in the root, the rate in the momentum."""
+    weight = nn.Parameter(torch.tensor([0.5, -2.0], dtype=torch.double))
+    cfg = config.optim_wrapper.optimizer
+    optimizer = RMSpropTF([weight], **{k: v for k, v in cfg.items() if k != 'type'})
+    w = weight.detach().clone()
+    mean_square, velocity = torch.ones(2).double(), torch.zeros(2).double()
+    for step in range(20):
+        weight.grad = (weight.detach() - step) ** 3
+        optimizer.step()
+        gradient = (w - step) ** 3 + 1e-5 * w
+        mean_square = 0.9 * mean_square + 0.1 * gradient**2
+        velocity = 0.9 * velocity + 0.064 * gradient / (mean_square + 0.001).sqrt()
+        w -= velocity
+        torch.testing.assert_close(weight.detach(), w, rtol=1e-9, atol=1e-9)
+
+
+def test_ema(config):
+    """Of weights and buffers, by timm's factor, validated beside the raw weights."""
+    cfg = config.custom_hooks[0]
+    hook = HOOKS.build(cfg)
+    assert hook.evaluate_on_ema and hook.evaluate_on_origin
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    kwargs = {key: cfg[key] for key in ('momentum', 'update_buffers')}
+    average = ExponentialMovingAverage(model, **kwargs)
+    average.update_parameters(model)  # mmengine's first update is a copy
+    peer = ModelEmaV2(model, decay=0.9999)
+    for _ in range(50):
+        model(torch.randn(2, 3, 4, 4) * 100)
+        for parameter in model.parameters():
+            parameter.data.normal_(0, 100)
+        average.update_parameters(model)
+        peer.update(model)
+    expected = peer.module.state_dict()
+    for key, value in average.module.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[key])
+            assert (value - model.state_dict()[key]).abs().max() > 0.1
+
+
+# mmpretrain's operations -> timm's
+PEERS = {
+    'AutoContrast': 'AutoContrast',
+    'Equalize': 'Equalize',
+    'Invert': 'Invert',
+    'Rotate': 'Rotate',
+    'Posterize': 'Posterize',
+    'Solarize': 'Solarize',
+    'SolarizeAdd': 'SolarizeAdd',
+    'ColorTransform': 'Color',
+    'Contrast': 'Contrast',
+    'Brightness': 'Brightness',
+    'Sharpness': 'Sharpness',
+    'Shear horizontal': 'ShearX',
+    'Shear vertical': 'ShearY',
+    'Translate horizontal': 'TranslateXRel',
+    'Translate vertical': 'TranslateYRel',
+}
+MEAN = (124, 116, 104)
+
+
+@pytest.fixture(scope='module')
+def policies(config):
+    (augment,) = (t for t in config.train_pipeline if t['type'] == 'RandAugment')
+    return {
+        f'{policy["type"]} {policy.get("direction", "")}'.strip(): policy
+        for policy in augment['policies']
+    }
+
+
+@pytest.fixture(scope='module')
+def photo():
+    """RGB, 80x64 pixels, with smooth parts and edges."""
+    y, x = np.mgrid[:64, :80]
+    waves = [
+        np.sin(x / 9 + k) + np.cos(y / 7 - k) + (x > 40) * (k - 1) for k in range(3)
+    ]
+    return np.clip(np.stack(waves, -1) * 45 + 120, 0, 255).astype(np.uint8)
+
+
+def test_rand_augment_draws_as_timm_does(config, policies):
+    (ours,) = (t for t in config.train_pipeline if t['type'] == 'RandAugment')
+    peer = rand_augment_transform('rand-m9-mstd0.5', {})
+    assert [PEERS[name] for name in policies] == [op.name for op in peer.ops]
+    assert ours['num_policies'] == peer.num_layers == 2
+    for op in peer.ops:
+        assert op.prob == 0.5  # mmpretrain's default for each
+        assert op.magnitude == ours['magnitude_level']
+        assert op.magnitude_std == ours['magnitude_std']
+
+
+@pytest.mark.parametrize('name', PEERS)
+@pytest.mark.parametrize('level', [8.4, 9, 9.7])
+def test_rand_augment_does_what_timm_does(name, level, policies, photo):
+    """Each operation at levels that occur, in both directions where it has two."""
+    policy = dict(policies[name], prob=1.0)
+    if 'magnitude_range' in policy:
+        policy |= dict(magnitude_level=level, magnitude_std=0.0, total_level=10)
+    if name.split()[0] in ('Rotate', 'Shear', 'Translate'):
+        policy |= dict(pad_val=MEAN[::-1], interpolation='bicubic')
+    transform = TRANSFORMS.build(policy)
+    hparams = dict(img_mean=MEAN, interpolation=Image.BICUBIC, magnitude_std=0)
+    peer = AugmentOp(PEERS[name], prob=1.0, magnitude=level, hparams=hparams)
+
+    def variants(augment):
+        found = [augment() for _ in range(12)]
+        unique = {image.tobytes(): image for image in found}
+        return sorted(unique.values(), key=lambda image: image[:, :20].mean())
+
+    bgr = photo[..., ::-1].copy()
+    own = variants(lambda: transform(dict(img=bgr.copy()))['img'][..., ::-1])
+    other = variants(lambda: np.array(peer(Image.fromarray(photo))))
+    assert len(own) == len(other)
+    for a, b in zip(own, other, strict=True):
+        difference = np.abs(a.astype(float) - b)
+        assert np.median(difference) <= 2, np.median(difference)
+        assert difference.mean() < 4, difference.mean()
