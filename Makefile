@@ -5,6 +5,8 @@
 PYTHON ?= $(shell for p in .venv/bin/python python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
 	>/dev/null 2>&1 && echo $$p && exit; done; echo python3)
+# What `make quickstart` does: cls, det or seg
+TASK ?= det
 # What `make test` runs, and more arguments for it or for the quickstart:
 # make test TESTS=tests/test_models ARGS='-k deploy -x'
 TESTS ?= tests
@@ -28,8 +30,8 @@ setup:  ## build .venv, or what is missing from it (PYTHON=python3.11 or 3.12)
 	'PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@$(PYTHON) tools/setup_env.py
 
-quickstart: setup  ## train and test a small detector from nothing but this checkout
-	@.venv/bin/python tools/quickstart.py $(ARGS)
+quickstart: setup  ## train and test a small detector from scratch (TASK=cls or seg)
+	@.venv/bin/python tools/quickstart.py --task $(TASK) $(ARGS)
 
 test: setup  ## run the tests (TESTS=tests/test_models, ARGS='-k deploy -x')
 	@.venv/bin/python -m pytest $(TESTS) -ra --durations=15 $(ARGS)

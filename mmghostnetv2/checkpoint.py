@@ -1,9 +1,9 @@
 """Weights from files: released ones, timm's and those that training saved.
 
 Importing this module teaches mmengine four things: to read ``*.safetensors`` wherever
-it takes the path of a checkpoint, to take the averaged weights of timm's checkpoints, to
-unpickle nothing but weights from URLs, as torch >= 2.6 does from files, and to read what
-its own trainings save nevertheless.
+it takes the path of a checkpoint, to take the averaged weights of timm's checkpoints,
+to unpickle nothing but weights from URLs, as torch >= 2.6 does from files, and to read
+what its own trainings save nevertheless.
 """
 
 import hashlib

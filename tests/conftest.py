@@ -1,7 +1,10 @@
+import functools
+import http.server
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,52 @@ def coco_mini(tmp_path_factory) -> Path:
         path = folder / f'annotations/instances_{split}2017.json'
         path.write_text(json.dumps(truth))
     return folder
+
+
+@pytest.fixture(scope='session')
+def released():
+    """A state dict as released: the backbone and the classifier, random values."""
+    torch = pytest.importorskip('torch', reason='needs torch')
+    from mmghostnetv2.models import GhostNetV2
+
+    torch.manual_seed(1)
+    weights = GhostNetV2().state_dict()
+    weights['conv_head.weight'] = torch.rand(1280, 960, 1, 1)
+    weights['conv_head.bias'] = torch.rand(1280)
+    weights['classifier.weight'] = torch.rand(1000, 1280)
+    weights['classifier.bias'] = torch.rand(1000)
+    # left behind by the authors' FLOPs counter
+    for key in ('', 'conv_stem.', 'blocks.3.0.ghost1.', 'classifier.'):
+        weights |= {
+            f'{key}total_ops': torch.rand(1),
+            f'{key}total_params': torch.rand(1),
+        }
+    return weights
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """Serve the test's folder over HTTP; return the address. Downloads go elsewhere."""
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=str(tmp_path)
+    )
+    monkeypatch.setattr(
+        http.server.SimpleHTTPRequestHandler, 'log_message', lambda *args: None
+    )
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_port}/'
+        server.shutdown()
+
+
+@pytest.fixture(scope='session')
+def digits(tmp_path_factory) -> Path:
+    """A small set by tools/datasets/make_digits.py: 16 + 11 pictures of 96 pixels."""
+    pytest.importorskip('sklearn', reason="the digits are scikit-learn's")
+    out = tmp_path_factory.mktemp('digits') / 'digits'
+    tool = ROOT / 'tools' / 'datasets' / 'make_digits.py'
+    numbers = ['--train', '16', '--val', '11', '--size', '96']
+    numbers += ['--cls-size', '32', '--cls-copies', '1']
+    subprocess.run([sys.executable, tool, '--out', out, *numbers], check=True)
+    return out

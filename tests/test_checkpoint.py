@@ -1,11 +1,8 @@
 """Every layout of file that weights come in, and files that must be refused."""
 
-import functools
-import http.server
 import os
 import pickle
 import re
-import threading
 import zipfile
 
 import numpy as np
@@ -17,24 +14,6 @@ from mmengine.runner import CheckpointLoader
 
 from mmghostnetv2.checkpoint import read_weights
 from mmghostnetv2.models import GhostNet, GhostNetV2
-
-
-@pytest.fixture(scope='module')
-def released():
-    """A state dict as released: the backbone and the classifier, random values."""
-    torch.manual_seed(1)
-    weights = GhostNetV2().state_dict()
-    weights['conv_head.weight'] = torch.rand(1280, 960, 1, 1)
-    weights['conv_head.bias'] = torch.rand(1280)
-    weights['classifier.weight'] = torch.rand(1000, 1280)
-    weights['classifier.bias'] = torch.rand(1000)
-    # left behind by the authors' FLOPs counter
-    for key in ('', 'conv_stem.', 'blocks.3.0.ghost1.', 'classifier.'):
-        weights |= {
-            f'{key}total_ops': torch.rand(1),
-            f'{key}total_params': torch.rand(1),
-        }
-    return weights
 
 
 @pytest.fixture
@@ -112,22 +91,6 @@ def test_own_training(prefix, released, tmp_path):
     torch.save({'state_dict': weights, 'meta': {}}, tmp_path / 'epoch_12.pth')
     network = pretrained(tmp_path / 'epoch_12.pth', prefix=prefix)
     assert_loaded(network, released)
-
-
-@pytest.fixture
-def served(tmp_path, monkeypatch):
-    """Serve the test's folder over HTTP; return the address. Downloads go elsewhere."""
-    handler = functools.partial(
-        http.server.SimpleHTTPRequestHandler, directory=str(tmp_path)
-    )
-    monkeypatch.setattr(
-        http.server.SimpleHTTPRequestHandler, 'log_message', lambda *args: None
-    )
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f'http://127.0.0.1:{server.server_port}/'
-        server.shutdown()
 
 
 def test_url(released, served, tmp_path):

@@ -7,7 +7,7 @@ max_epochs = 6
 model = dict(
     backbone=dict(
         init_cfg=dict(
-            checkpoint='work_dirs/ghostnetv2_100_digits/epoch_3.pth',
+            checkpoint='work_dirs/ghostnetv2_100_digits/epoch_4.pth',
             prefix='backbone.',
         )
     ),
@@ -66,5 +66,6 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+custom_hooks = [dict(type='ChannelsLastHook')]
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
 randomness = dict(seed=0)

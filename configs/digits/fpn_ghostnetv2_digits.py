@@ -1,0 +1,89 @@
+# FPN-GhostNetV2 on handwritten digits: the ADE20K config with other data, classes,
+# length (and with it the schedule) and initial weights.
+_base_ = '../fpn_ghostnetv2_ade20k.py'
+
+classes = ('background', *'0123456789')
+max_iters = 480
+crop_size = (320, 320)
+model = dict(
+    data_preprocessor=dict(size=crop_size),
+    backbone=dict(
+        init_cfg=dict(
+            checkpoint='work_dirs/ghostnetv2_100_digits/epoch_4.pth',
+            prefix='backbone.',
+        )
+    ),
+    decode_head=dict(num_classes=len(classes)),
+)
+
+# background grey, digits in colours as far apart as ten can be
+palette = [
+    [128, 128, 128],
+    [230, 25, 75],
+    [60, 180, 75],
+    [255, 225, 25],
+    [0, 130, 200],
+    [245, 130, 48],
+    [145, 30, 180],
+    [70, 240, 240],
+    [240, 50, 230],
+    [210, 245, 60],
+    [0, 0, 128],
+]
+dataset = dict(
+    _delete_=True,
+    type='BaseSegDataset',
+    data_root='data/digits/segmentation',
+    metainfo=dict(classes=classes, palette=palette),
+    reduce_zero_label=True,
+)
+# no flip, since a mirrored digit is another sign
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs'),
+]
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    dataset=dict(
+        dataset,
+        data_prefix=dict(
+            img_path='images/training', seg_map_path='annotations/training'
+        ),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    dataset=dict(
+        dataset,
+        data_prefix=dict(
+            img_path='images/validation', seg_map_path='annotations/validation'
+        ),
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 2)
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=3e-3, weight_decay=0.02, fused=True)
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),
+    dict(type='CosineAnnealingLR', T_max=max_iters, eta_min=1e-5, by_epoch=False),
+]
+custom_hooks = [dict(type='ChannelsLastHook')]
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=max_iters // 4, max_keep_ckpts=2),
+)
+randomness = dict(seed=0)
