@@ -12,6 +12,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = 'mmghostnetv2'
@@ -75,7 +76,6 @@ def source(tmp_path_factory):
     ):
         (copy / litter).parent.mkdir(parents=True, exist_ok=True)
         (copy / litter).touch()
-    (copy / 'model-index.yml').touch()
     return copy
 
 
@@ -188,6 +188,36 @@ def test_mim_finds_the_package(how, source, wheel, tmp_path):
         run('-m', 'pip', 'uninstall', '-y', NAME, python=python, cwd=tmp_path / 'env')
         packages = next((tmp_path / 'env' / 'lib').glob('python*/site-packages'))
         assert not list(packages.glob(f'*{NAME}*'))
+
+
+def test_mim_downloads_from_an_installed_wheel(wheel, served, released, tmp_path):
+    """What `mim download` brings is a config and weights that belong together."""
+    pytest.importorskip('mim', reason='openmim is not installed')
+    models = pytest.importorskip('mmpretrain', reason='needs mmpretrain')
+    python = make_environment(tmp_path / 'env')
+    run(*INSTALL, wheel, python=python, cwd=tmp_path)
+    (metafile,) = (tmp_path / 'env').rglob(f'{MIM}configs/metafile.yml')
+    text = metafile.read_text()
+    metafile.write_text(re.sub(r'https://github\.com/huawei.*/', served, text))
+    torch.save({'state_dict': released}, tmp_path / 'ck_ghostnetv2_10.pth.tar')
+
+    def mim(*args):
+        return run('-m', 'mim', *args, python=python, cwd=tmp_path / 'env')
+
+    found = mim('search', NAME)
+    assert 'config id: ghostnetv2-160_3rdparty_in1k' in found
+    assert re.search(r'parameters +12392698', found)
+    folder = tmp_path / 'downloaded'
+    mim('download', NAME, '--config', 'ghostnetv2_100_in1k', '--dest', folder)
+    config, weights = sorted(folder.iterdir(), reverse=True)
+    assert config.name == 'ghostnetv2_100_in1k.py'
+    assert weights.name == 'ck_ghostnetv2_10.pth.tar'
+    model = models.get_model(str(config), pretrained=str(weights))
+    state = model.state_dict()
+    own = {key: value for key, value in released.items() if f'backbone.{key}' in state}
+    assert len(own) == len(state) - 4  # the classifier's two layers
+    assert all(torch.equal(state[f'backbone.{k}'], v) for k, v in own.items())
+    assert torch.equal(model.head.fc.fc.bias, released['classifier.bias'])
 
 
 def test_extras(wheel):

@@ -11,7 +11,7 @@ model = dict(
         _delete_=True,
         type='GhostNetV2',
         widen_factor=1.0,
-        out_indices=(4, 6, 8), output_stride=16,
+        out_indices=(4, 6, 8),
         norm_cfg=dict(type='SyncBN'),
         init_cfg=dict(
             type='Pretrained',

@@ -29,8 +29,8 @@ class TimmStepLR(_ParamScheduler):
             first without it again. None means no noise. Defaults to None.
         noise_limit (float): Largest noise. Defaults to 0.67.
         noise_seed (int): Seed of epoch 0. Defaults to 42.
-        last_step (int): Last epoch that is over, -1 at the start. Defaults to -1.
-        verbose (bool): Print each change. Defaults to False.
+        kwargs: ``begin``, ``end``, ``last_step``, ``by_epoch`` and ``verbose`` as in
+            mmengine's own schedulers.
 
     Raises:
         ValueError: ``decay_epochs`` or ``noise_limit`` is not above 0.
@@ -46,8 +46,7 @@ class TimmStepLR(_ParamScheduler):
         noise_range: tuple[float, float] | None = None,
         noise_limit: float = 0.67,
         noise_seed: int = 42,
-        last_step: int = -1,
-        verbose: bool = False,
+        **kwargs,
     ) -> None:
         for name, value in (
             ('decay_epochs', decay_epochs),
@@ -62,7 +61,7 @@ class TimmStepLR(_ParamScheduler):
         self.noise_range = noise_range or (inf, inf)
         self.noise_limit = noise_limit
         self.noise_seed = noise_seed
-        super().__init__(optimizer, 'lr', last_step=last_step, verbose=verbose)
+        super().__init__(optimizer, 'lr', **kwargs)
 
     def _get_value(self) -> list[float]:
         epoch = self.last_step

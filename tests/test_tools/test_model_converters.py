@@ -5,25 +5,27 @@ import subprocess
 import sys
 
 import pytest
-
-from ..conftest import ROOT
-from .conftest import load_tool
-
-torch = pytest.importorskip('torch')
-pytest.importorskip('mmpretrain', reason='needs mmpretrain')
-pytest.importorskip('timm', reason='the peer of these tests')
+import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
-from mmpretrain import get_model
-from timm.models.ghostnet import GhostNet
 
-import mmghostnetv2
+from mmghostnetv2 import config_path
+from mmghostnetv2.models import GhostNet, GhostNetV2
 
+from ..conftest import ROOT
 from ..test_models.conftest import randomise
+from .conftest import load_tool
+
+pytest.importorskip('mmpretrain', reason='needs mmpretrain')
+pytest.importorskip('timm', reason='the peer of these tests')
+import timm
+from mmpretrain import get_model
+from mmpretrain.structures import DataSample
 
 TOOLS = ROOT / 'tools' / 'model_converters'
-WIDTH, CLASSES = 0.35, 7
+CONVERTER = 'ghostnetv2_to_mmpretrain.py'
+CLASSES = 7
 
 
 @pytest.fixture
@@ -39,14 +41,11 @@ def run(monkeypatch, capsys):
     return main
 
 
-CONVERTER = 'ghostnetv2_to_mmpretrain.py'
-
-
-@pytest.fixture(params=['v1', 'v2'])
+@pytest.fixture(params=['ghostnetv2_100'])
 def peer(request):
-    """timm's network, narrow, which knows the released layout only."""
+    """timm's network, which knows the released layout only."""
     torch.manual_seed(0)
-    return randomise(GhostNet(CLASSES, WIDTH, version=request.param)).eval()
+    return randomise(timm.create_model(request.param, num_classes=CLASSES)).eval()
 
 
 @pytest.fixture
@@ -57,21 +56,23 @@ def src(peer, tmp_path):
     return path
 
 
-def classifier(peer):
-    cfg = Config.fromfile(mmghostnetv2.config_path('ghostnetv2_100_in1k'))
-    v2 = any('short_conv' in key for key in peer.state_dict())
-    cfg.model.backbone = dict(
-        type='GhostNetV2' if v2 else 'GhostNet', widen_factor=WIDTH
-    )
-    cfg.model.head.update(num_classes=CLASSES, in_channels=336)
-    return get_model(cfg)
-
-
-def test_there_and_back(peer, src, run, tmp_path):
+@pytest.mark.parametrize(
+    ('peer', 'backbone'),
+    [
+        ('ghostnet_100', dict(type='GhostNet', widen_factor=1.0)),
+        ('ghostnetv2_130', dict(type='GhostNetV2', widen_factor=1.3)),
+    ],
+    indirect=['peer'],
+)
+def test_there_and_back(peer, backbone, src, run, tmp_path):
     own, back = tmp_path / 'new' / 'own.pth', tmp_path / 'back.pth'
     run(CONVERTER, src, own)
     weights = torch.load(own)['state_dict']
-    network = classifier(peer)
+    config = Config.fromfile(config_path('ghostnetv2_100_in1k'))
+    config.model.backbone = backbone
+    config.model.head.num_classes = CLASSES
+    config.model.head.in_channels = peer.conv_head.in_channels
+    network = get_model(config)
     assert weights.keys() == network.state_dict().keys()
     network.load_state_dict(weights, strict=True)
     images = torch.randn(2, 3, 64, 64)
@@ -82,6 +83,26 @@ def test_there_and_back(peer, src, run, tmp_path):
     returned = torch.load(back)['state_dict']
     assert returned.keys() == peer.state_dict().keys()
     assert all(torch.equal(v, returned[k]) for k, v in peer.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('cls', 'width'), [(GhostNet, 1.1), (GhostNetV2, 0.35), (GhostNetV2, 1.0)]
+)
+def test_any_network(cls, width, run, tmp_path):
+    """The width is found; 1.0x and 1.1x, for example, have stems of the same size."""
+    backbone = cls(width)
+    (channels,) = backbone.out_channels
+    head = {
+        'conv_head.weight': torch.rand(12, channels, 1, 1),
+        'conv_head.bias': torch.rand(12),
+        'classifier.weight': torch.rand(3, 12),
+        'classifier.bias': torch.rand(3),
+    }
+    torch.save(backbone.state_dict() | head, tmp_path / 'plain.pth')
+    run(CONVERTER, tmp_path / 'plain.pth', tmp_path / 'own.pth')
+    assert len(torch.load(tmp_path / 'own.pth')['state_dict']) == 4 + len(
+        backbone.state_dict()
+    )
 
 
 def test_it_does_not_overwrite(src, run):
@@ -97,7 +118,6 @@ def without(part):
     return lambda w: {k: v for k, v in w.items() if part not in k}
 
 
-@pytest.mark.parametrize('peer', ['v2'], indirect=True)
 @pytest.mark.parametrize(
     ('damage', 'message'),
     [
@@ -133,8 +153,6 @@ class Digits(torch.utils.data.Dataset):
         return 2
 
     def __getitem__(self, index):
-        from mmpretrain.structures import DataSample
-
         image = torch.full((3, 32, 32), 100 * index, dtype=torch.uint8)
         return dict(inputs=image, data_samples=DataSample().set_gt_label(index))
 
@@ -143,7 +161,7 @@ class Digits(torch.utils.data.Dataset):
 def trained(tmp_path_factory):
     """A checkpoint of two real epochs with a moving average; and its raw weights."""
     work_dir = tmp_path_factory.mktemp('training')
-    cfg = Config.fromfile(mmghostnetv2.config_path('ghostnetv2_100_in1k'))
+    cfg = Config.fromfile(config_path('ghostnetv2_100_in1k'))
     cfg.model.backbone.widen_factor = 0.1
     cfg.model.head.update(num_classes=2, in_channels=96, mid_channels=[8], topk=(1,))
     cfg.data_preprocessor = dict(type='ClsDataPreprocessor', num_classes=2)
@@ -156,6 +174,7 @@ def trained(tmp_path_factory):
                 batch_size=2, num_workers=0, persistent_workers=False
             ),
             default_hooks=dict(checkpoint=dict(save_best=None)),
+            param_scheduler=None,
             experiment_name='test_publish',
         )
     )
