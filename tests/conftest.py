@@ -63,6 +63,15 @@ def coco_mini(tmp_path_factory) -> Path:
     return folder
 
 
+def with_counters(weights):
+    """Add what the authors' FLOPs counter left in their files."""
+    return weights | {
+        f'{key}total_{what}': next(iter(weights.values())).new_ones(1)
+        for key in ('', 'conv_stem.', 'blocks.3.0.ghost1.', 'classifier.')
+        for what in ('ops', 'params')
+    }
+
+
 @pytest.fixture(scope='session')
 def released():
     """A state dict as released: the backbone and the classifier, random values."""
@@ -75,13 +84,7 @@ def released():
     weights['conv_head.bias'] = torch.rand(1280)
     weights['classifier.weight'] = torch.rand(1000, 1280)
     weights['classifier.bias'] = torch.rand(1000)
-    # left behind by the authors' FLOPs counter
-    for key in ('', 'conv_stem.', 'blocks.3.0.ghost1.', 'classifier.'):
-        weights |= {
-            f'{key}total_ops': torch.rand(1),
-            f'{key}total_params': torch.rand(1),
-        }
-    return weights
+    return with_counters(weights)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import mmghostnetv2
 from mmghostnetv2 import apis, config_path, list_configs
 
 from .conftest import ROOT
@@ -75,16 +74,21 @@ def test_hub_in_either_order_and_after_a_reload(first, tmp_path):
     assert int(count) > 500  # mmpretrain's own are there, too
 
 
-def test_without_mmpretrain(monkeypatch, recwarn):
+@pytest.fixture
+def unloaded(monkeypatch):
+    """As if mmpretrain had not been imported yet."""
+    for name in [name for name in sys.modules if name.startswith('mmpretrain')]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_without_mmpretrain(unloaded, monkeypatch, recwarn):
     monkeypatch.setitem(sys.modules, 'mmpretrain', None)
     apis.register_models()
     assert not [w for w in recwarn if 'mmpretrain' in str(w.message)]
 
 
-def test_broken_mmpretrain(tmp_path, monkeypatch):
+def test_broken_mmpretrain(unloaded, tmp_path, monkeypatch):
     """The package can be imported all the same, and the cause is told."""
-    for name in [name for name in sys.modules if name.startswith('mmpretrain')]:
-        monkeypatch.delitem(sys.modules, name)
     (tmp_path / 'mmpretrain.py').write_text('import torchvision_is_missing')
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.warns(UserWarning, match='list_models .*torchvision_is_missing'):

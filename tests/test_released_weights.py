@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmghostnetv2 import config_path
 
+from .conftest import with_counters
 from .test_models.conftest import randomise
 
 pytest.importorskip('timm', reason='the peer of these tests')
@@ -25,15 +26,6 @@ V1 = """
 _base_ = '{}'
 model = dict(backbone=dict(_delete_=True, type='GhostNet', widen_factor=1.0))
 """
-
-
-def with_counters(weights):
-    """As in the authors' files, where a FLOPs counter left its numbers."""
-    return weights | {
-        f'{key}total_{what}': torch.rand(1)
-        for key in ('', 'conv_stem.', 'blocks.3.0.ghost1.', 'classifier.')
-        for what in ('ops', 'params')
-    }
 
 
 def released_file(peer, path):

@@ -8,13 +8,22 @@ num_classes = 10
 max_epochs = 4
 model = dict(
     backbone=dict(zero_init_residual=True),
-    head=dict(num_classes=num_classes, topk=(1,)),
+    head=dict(
+        num_classes=num_classes,
+        topk=(1,),
+        loss=dict(_delete_=True, type='LabelSmoothLoss', label_smooth_val=0.1),
+    ),
 )
 data_preprocessor = dict(num_classes=num_classes)
 
 data_root = 'data/digits/classification'
 # a quarter of 96 pixels' work; no flip, since a mirrored digit is another sign
-pipeline = [
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='RandomResizedCrop', scale=48, crop_ratio_range=(0.7, 1.0)),
+    dict(type='PackInputs'),
+]
+test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=48),
     dict(type='PackInputs'),
@@ -28,7 +37,7 @@ train_dataloader = dict(
         type='CustomDataset',
         data_root=data_root,
         data_prefix='train',
-        pipeline=pipeline,
+        pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
@@ -40,7 +49,7 @@ val_dataloader = dict(
         type='CustomDataset',
         data_root=data_root,
         data_prefix='val',
-        pipeline=pipeline,
+        pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader

@@ -1,4 +1,4 @@
-"""The whole main job in its short form; its numbers mean nothing, its steps do."""
+"""The quickstart's tasks in short form; the numbers mean nothing, the steps do."""
 
 import os
 import re
@@ -14,6 +14,7 @@ from ..conftest import ROOT
 
 pytest.importorskip('mmdet', reason='needs mmdet')
 pytest.importorskip('mmpretrain', reason='needs mmpretrain')
+pytest.importorskip('mmseg', reason='needs mmsegmentation')
 pytest.importorskip('mim', reason='needs openmim')
 
 
@@ -58,6 +59,25 @@ def test_quickstart(tmp_path):
     assert (detector / 'predictions.png').stat().st_size > 10_000
     assert re.search(r'^AP50 +\d\.\d{3}  >= 0\.95$', output, flags=re.MULTILINE)
     assert 'mim train mmdet configs/yolov3_ghostnetv2_320.py' in output
+
+
+@pytest.mark.parametrize(
+    ('task', 'library', 'folder', 'metric'),
+    [
+        ('cls', 'mmpretrain', 'ghostnetv2_100_digits', r'top-1, % +\d+\.\d{3}  >= 97'),
+        ('seg', 'mmseg', 'fpn_ghostnetv2_digits', r'mIoU, % +\d+\.\d{3}  >= 80'),
+    ],
+)
+def test_other_tasks(task, library, folder, metric):
+    work_dir = ROOT / 'work_dirs' / 'short' / folder
+    shutil.rmtree(work_dir / 'pictures', ignore_errors=True)
+    done = subprocess.run([*COMMAND, '--task', task], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    assert f'$ mim train {library} configs/digits/{folder}.py' in done.stdout
+    assert f'$ mim test {library} configs/digits/{folder}.py' in done.stdout
+    assert re.search(f'^{metric}', done.stdout, flags=re.MULTILINE)
+    pictures = [*(work_dir / 'pictures').rglob('*.png')]
+    assert len(pictures) >= 12
 
 
 def test_changed_config():

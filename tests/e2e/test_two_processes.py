@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +23,6 @@ ITERS = 4
 BATCH = 4
 # each image's statistics, whichever images share a process with it
 GN = dict(type='GN', num_groups=1)
-
-
-@pytest.fixture(scope='module')
-def digits(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp('digits') / 'digits'
-    tool = ROOT / 'tools' / 'datasets' / 'make_digits.py'
-    numbers = ['--train', '8', '--val', '7', '--size', '96']
-    numbers += ['--cls-size', '32', '--cls-copies', '1']
-    subprocess.run([sys.executable, tool, '--out', out, *numbers], check=True)
-    return out
 
 
 def loaders(train_dataset, val_dataset, **train) -> dict:

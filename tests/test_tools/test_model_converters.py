@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from mmghostnetv2 import config_path
 from mmghostnetv2.models import GhostNet, GhostNetV2
 
-from ..conftest import ROOT
+from ..conftest import ROOT, with_counters
 from ..test_models.conftest import randomise
 from .conftest import load_tool
 
@@ -51,8 +51,7 @@ def peer(request):
 @pytest.fixture
 def src(peer, tmp_path):
     path = tmp_path / 'released.pth.tar'
-    counters = {'total_ops': torch.ones(1), 'conv_stem.total_params': torch.ones(1)}
-    torch.save({'state_dict': peer.state_dict() | counters}, path)
+    torch.save({'state_dict': with_counters(peer.state_dict())}, path)
     return path
 
 

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Unpack the archives of COCO 2017 that detection needs, wherever they lie in a folder.
+#
+#     tools/datasets/unpack_coco2017.sh DOWNLOADED data/coco
+#
+# `mim download mmghostnetv2 --dataset coco2017` calls it. The archives stay.
+set -euo pipefail
+
+for name in annotations_trainval2017 val2017 train2017; do
+    archive=$(find -L "$1" -name "$name.zip" -print -quit)
+    if [ -z "$archive" ]; then
+        echo "no $name.zip in $1" >&2
+        exit 1
+    fi
+    python3 -m zipfile -e "$archive" "$2"
+done
