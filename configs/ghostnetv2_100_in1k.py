@@ -7,7 +7,7 @@ _base_ = [
 ]
 
 custom_imports = dict(
-    imports=['mmghostnetv2', 'mmghostnetv2.engine.optimizers'],
+    imports=['mmghostnetv2', 'mmghostnetv2.engine.ema_hook'],
     allow_failed_imports=False,
 )
 model = dict(

@@ -1,7 +1,8 @@
 """GhostNetV2 as a backbone for every OpenMMLab 2.x library.
 
-Importing the package registers ``GhostNet`` and ``GhostNetV2`` and makes checkpoints of
-mmengine's trainings loadable on torch >= 2.6; a config needs no more than
+Importing the package registers ``GhostNet`` and ``GhostNetV2``, what their recipes
+need, and the released models in mmpretrain's hub; and it makes checkpoints of
+mmengine's trainings loadable on torch >= 2.6. A config of one's own needs no more than
 ``custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)``.
 """
 

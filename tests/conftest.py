@@ -21,6 +21,14 @@ else:
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
+@pytest.fixture(scope='module', autouse=True)
+def own_default_scope():
+    """Leave the default scope that a runner sets to the tests of its module."""
+    yield
+    if 'mmengine' in sys.modules:
+        sys.modules['mmengine'].DefaultScope._instance_dict.clear()
+
+
 @pytest.fixture(scope='session')
 def mim():
     """Run one of mim's commands as a user does; return what it printed."""

@@ -18,9 +18,14 @@ data_preprocessor = dict(num_classes=num_classes)
 
 data_root = 'data/digits/classification'
 # a quarter of 96 pixels' work; no flip, since a mirrored digit is another sign
+geometry = dict(
+    prob=1.0, magnitude_std='inf', pad_val=(200, 200, 200), interpolation='bilinear'
+)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=48, crop_ratio_range=(0.7, 1.0)),
+    dict(type='Shear', magnitude_range=(0, 0.25), **geometry),
+    dict(type='Rotate', magnitude_range=(0, 10), **geometry),
+    dict(type='RandomResizedCrop', scale=48, crop_ratio_range=(0.8, 1.0)),
     dict(type='PackInputs'),
 ]
 test_pipeline = [

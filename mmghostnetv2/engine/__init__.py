@@ -1,10 +1,13 @@
 """What the recipes need and mmengine lacks.
 
-Importing mmghostnetv2 registers all of it but the optimizer, which needs timm: a config
-that uses that names ``mmghostnetv2.engine.optimizers`` in its ``custom_imports``.
+Importing mmghostnetv2 registers the hook ``ChannelsLastHook``, the schedule
+``TimmStepLR`` and the optimizer ``RMSpropTF``. The other modules, which need more or do
+more, are named where they are used: ``ema_hook`` needs mmpretrain, ``gloo`` joins
+processes.
 """
 
-from .hooks import ChannelsLastHook
+from .channels_last_hook import ChannelsLastHook
+from .optimizers import rmsprop_tf
 from .schedulers import TimmStepLR
 
-__all__ = ['ChannelsLastHook', 'TimmStepLR']
+__all__ = ['ChannelsLastHook', 'TimmStepLR', 'rmsprop_tf']

@@ -47,7 +47,7 @@ def crops(coco_mini, tmp_path_factory):
 
 @pytest.fixture(scope='module', params=['digits', 'crops'])
 def trained(request, mim, tmp_path_factory):
-    """Train for three epochs; return what names the data, and the work directory."""
+    """Train for three epochs; return the images, their options, the work directory."""
     root = request.getfixturevalue(request.param)
     root = root / 'classification' if request.param == 'digits' else root
     classes = sorted(path.name for path in (root / 'val').iterdir())
@@ -64,7 +64,7 @@ def trained(request, mim, tmp_path_factory):
     data += [f'train_dataloader.dataset.indices={ITERS * BATCH}']
     work_dir = tmp_path_factory.mktemp(request.param)
     mim('train', 'mmpretrain', CONFIG, *options(work_dir, data))
-    return data, work_dir
+    return root, data, work_dir
 
 
 def options(work_dir, data) -> list[str]:
@@ -87,7 +87,7 @@ def scalars(work_dir) -> list[dict]:
 
 def test_training(trained):
     """The released schedule, and raw and averaged weights, saved and validated."""
-    _, work_dir = trained
+    *_, work_dir = trained
     lines = [line for line in scalars(work_dir) if 'loss' in line]
     assert [line['step'] for line in lines[: 2 * ITERS]] == list(
         range(1, 2 * ITERS + 1)
@@ -113,7 +113,7 @@ def test_training(trained):
 
 
 def test_top1_is_that_of_the_predictions(trained, mim, tmp_path):
-    data, work_dir = trained
+    root, data, work_dir = trained
     out = tmp_path / 'predictions.pkl'
     output = mim(
         'test', 'mmpretrain', CONFIG, '--checkpoint', work_dir / 'epoch_2.pth',
@@ -122,10 +122,7 @@ def test_top1_is_that_of_the_predictions(trained, mim, tmp_path):
     )  # fmt: skip
     predictions = pickle.loads(out.read_bytes())
     hits = [p['pred_label'].item() == p['gt_label'].item() for p in predictions]
-    root = next(o for o in data if 'val_dataloader.dataset.data_root' in o).split('=')[
-        1
-    ]
-    folders = sorted((ROOT / root / 'val').iterdir())
+    folders = sorted((root / 'val').iterdir())
     labels = [i for i, folder in enumerate(folders) for _ in folder.iterdir()]
     assert [p['gt_label'].item() for p in predictions] == labels
     printed = re.search(r'accuracy/top1: ([\d.]+)', output)[1]
@@ -134,7 +131,7 @@ def test_top1_is_that_of_the_predictions(trained, mim, tmp_path):
 
 def test_resume(trained, mim, tmp_path):
     """The third epoch has the rate that it had without interruption."""
-    data, work_dir = trained
+    _, data, work_dir = trained
     checkpoint = work_dir / 'epoch_2.pth'
     mim('train', 'mmpretrain', CONFIG, '--resume', checkpoint, *options(tmp_path, data))
     whole, resumed = (

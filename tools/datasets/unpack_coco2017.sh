@@ -7,7 +7,7 @@
 set -euo pipefail
 
 for name in annotations_trainval2017 val2017 train2017; do
-    archive=$(find -L "$1" -name "$name.zip" -print -quit)
+    archive=$(find -L "$1" -maxdepth 5 -name "$name.zip" -print -quit)
     if [ -z "$archive" ]; then
         echo "no $name.zip in $1" >&2
         exit 1

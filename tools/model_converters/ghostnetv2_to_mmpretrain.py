@@ -29,8 +29,6 @@ from mmghostnetv2.checkpoint import (
 )
 from mmghostnetv2.models import GhostNet, GhostNetV2
 
-STEM = {True: 'backbone.conv_stem.weight', False: 'conv_stem.weight'}
-
 
 def convert(src: str, reverse: bool = False) -> dict[str, Tensor]:
     """Return the renamed weights of a file, checked.
@@ -43,14 +41,19 @@ def convert(src: str, reverse: bool = False) -> dict[str, Tensor]:
         ValueError: The file is not a classifier in the layout to convert from.
     """
     weights = read_weights(src)
-    if STEM[reverse] not in weights:
-        hint = 'the wrong direction' if STEM[not reverse] in weights else 'no GhostNet'
-        raise ValueError(f'{src} has no {STEM[reverse]}: {hint}')
+    stem, other = 'conv_stem.weight', 'backbone.conv_stem.weight'
+    if reverse:
+        stem, other = other, stem
+    if stem not in weights:
+        hint = 'the wrong direction' if other in weights else 'no GhostNet'
+        raise ValueError(f'{src} has no {stem}: {hint}')
     try:
-        renamed = (mmpretrain_to_released if reverse else released_to_mmpretrain)(
-            weights
-        )
-        check(*((renamed, weights) if reverse else (weights, renamed)))
+        if reverse:
+            renamed = mmpretrain_to_released(weights)
+            check(renamed, weights)
+        else:
+            renamed = released_to_mmpretrain(weights)
+            check(weights, renamed)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
             f'{src} is not a classifier as released or as trained by '

@@ -4,7 +4,7 @@ What stays are the weights and ``meta`` (config, classes, versions). Where the t
 kept a moving average (EMAHook), mmengine saves that as the weights, and the raw ones
 beside it; the latter go, with optimizer, schedules and logs.
 
-The file's name gets the first eight digits of its SHA-256, as torch.hub checks them.
+The file's name gets the first eight digits of its SHA-256.
 
 Example:
     python tools/model_converters/publish_model.py work_dirs/a/epoch_30.pth a.pth

@@ -7,24 +7,34 @@ bgr_std = [57.375, 57.12, 58.395]
 # The operations of timm's rand-m9-mstd0.5, which is not the "increasing" variant
 # (-inc1) that mmpretrain has as preset: posterize and solarize weaken as the level
 # grows, and colours are only ever strengthened at level 9. A level of 10 means the end
-# of the range. mmpretrain rounds bits up where timm rounds down.
-rand_augment = [
+# of the range. timm interpolates in either way, at random, so each operation is here
+# twice.
+colour_operations = [
     dict(type='AutoContrast'),
     dict(type='Equalize'),
     dict(type='Invert'),
-    dict(type='Rotate', magnitude_range=(0, 30)),
-    dict(type='Posterize', magnitude_range=(-1, 3)),
+    # mmpretrain rounds bits up where timm rounds down
+    dict(type='Posterize', magnitude_range=(-1 + 1e-6, 3 + 1e-6)),
     dict(type='Solarize', magnitude_range=(0, 256)),
     dict(type='SolarizeAdd', magnitude_range=(0, 110)),
     *[
         dict(type=name, magnitude_range=(-0.9, 0.9), random_negative_prob=0.0)
         for name in ('ColorTransform', 'Contrast', 'Brightness', 'Sharpness')
     ],
+]
+geometric_operations = [
+    dict(type='Rotate', magnitude_range=(0, 30)),
     *[
         dict(type=name, magnitude_range=(0, limit), direction=direction)
         for name, limit in (('Shear', 0.3), ('Translate', 0.45))
         for direction in ('horizontal', 'vertical')
     ],
+]
+interpolations = ('bilinear', 'bicubic')
+rand_augment = 2 * colour_operations + [
+    dict(operation, interpolation=interpolation)
+    for interpolation in interpolations
+    for operation in geometric_operations
 ]
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -37,7 +47,7 @@ train_pipeline = [
                 backend='pillow',
                 interpolation=interpolation,
             )
-            for interpolation in ('bilinear', 'bicubic')
+            for interpolation in interpolations
         ],
     ),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
@@ -48,9 +58,7 @@ train_pipeline = [
         total_level=10,
         magnitude_level=9,
         magnitude_std=0.5,
-        hparams=dict(
-            pad_val=[round(value) for value in bgr_mean], interpolation='bicubic'
-        ),
+        hparams=dict(pad_val=[round(value) for value in bgr_mean]),
     ),
     dict(
         type='RandomErasing',
@@ -78,6 +86,7 @@ test_pipeline = [
 
 train_dataloader = dict(
     batch_size=128,
+    drop_last=True,
     num_workers=8,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),

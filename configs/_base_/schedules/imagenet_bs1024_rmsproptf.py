@@ -30,11 +30,9 @@ test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=1024)
 custom_hooks = [
     dict(
-        type='EMAHook',
+        type='DualEMAHook',
         momentum=1e-4,
         update_buffers=True,
-        evaluate_on_ema=True,
-        evaluate_on_origin=True,
         priority='ABOVE_NORMAL',
     )
 ]

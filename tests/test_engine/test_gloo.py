@@ -7,9 +7,9 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
 from torch import distributed, nn
 
-from mmghostnetv2.gloo import CPUDistributedDataParallel, join_processes
+from mmghostnetv2.engine.gloo import CPUDistributedDataParallel, join_processes
 
-from .conftest import ROOT
+from ..conftest import ROOT
 
 RENDEZVOUS = ('WORLD_SIZE', 'RANK', 'MASTER_ADDR', 'MASTER_PORT')
 
@@ -54,9 +54,9 @@ def test_nothing_changes_with_a_gpu(environ):
     assert 'model_wrapper_cfg' in Config.fromfile(config)
     environ.setattr(torch.cuda, 'is_available', lambda: True)
     environ.setenv('WORLD_SIZE', '2')
-    environ.delitem(sys.modules, 'mmghostnetv2.gloo')
+    environ.delitem(sys.modules, 'mmghostnetv2.engine.gloo')
     assert not Config.fromfile(config)
-    assert 'mmghostnetv2.gloo' not in sys.modules
+    assert 'mmghostnetv2.engine.gloo' not in sys.modules
     join_processes()
     assert not distributed.is_initialized()
 
