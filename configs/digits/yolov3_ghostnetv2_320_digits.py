@@ -7,7 +7,7 @@ max_epochs = 6
 model = dict(
     backbone=dict(
         init_cfg=dict(
-            checkpoint='work_dirs/ghostnetv2_100_digits/epoch_4.pth',
+            checkpoint='work_dirs/ghostnetv2_100_digits/epoch_3.pth',
             prefix='backbone.',
         )
     ),

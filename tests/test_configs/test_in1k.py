@@ -261,7 +261,8 @@ def test_random_erasing(config):
         patches.append(image[erased])
     pixels = np.concatenate(patches)
     bgr_mean, bgr_std = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
-    assert pixels.mean(0) == pytest.approx(bgr_mean, abs=1)
-    assert pixels.std(0) == pytest.approx(bgr_std, abs=1)
+    # mmpretrain clips the noise to 0 to 255
+    assert pixels.mean(0) == pytest.approx(bgr_mean, abs=2)
+    assert pixels.std(0) == pytest.approx(bgr_std, abs=3)
     assert np.corrcoef(pixels.T)[0, 1] < 0.1  # each channel and pixel by itself
     assert 0.015 < min(shares) < 0.04 and 0.28 < max(shares) < 0.36

@@ -33,8 +33,7 @@ class Weight(BaseMetric):
         return dict(weight=results[-1])
 
 
-@pytest.fixture
-def runner(tmp_path):
+def build_runner(tmp_path, load_from=None):
     data = dict(dataset=[dict(inputs=torch.zeros(1))] * 2, batch_size=1, num_workers=0)
     data['sampler'] = dict(type='DefaultSampler', shuffle=False)
     return Runner(
@@ -50,23 +49,24 @@ def runner(tmp_path):
         val_evaluator=[Weight()],
         test_evaluator=[Weight()],
         custom_hooks=[DualEMAHook(momentum=0.25)],
-        experiment_name=tmp_path.name,
+        load_from=load_from and str(tmp_path / load_from),
+        experiment_name=f'{tmp_path.name} {load_from}',
     )
 
 
-def test_both_are_validated_and_one_is_tested(runner, tmp_path):
+def test_both_are_validated_and_one_is_tested(tmp_path):
     """Weights 1, 2, 3, 4 have the averages 1, 1.25, 1.6875, 2.265625."""
+    runner = build_runner(tmp_path)
     runner.train()
     logged = runner.message_hub.log_scalars
     assert logged['val/weight'].current() == 2.265625
     assert logged['val/weight_origin'].current() == 4
-    runner.load_checkpoint(str(tmp_path / 'epoch_2.pth'))
+    runner = build_runner(tmp_path, 'epoch_2.pth')
     assert runner.test() == dict(weight=2.265625)
-    assert 'test/weight_origin' not in logged
+    assert 'test/weight_origin' not in runner.message_hub.log_scalars
     assert runner.model.weight.item() == 4
 
 
-def test_file_that_is_a_state_dict_by_itself(runner, tmp_path):
+def test_file_that_is_a_state_dict_by_itself(tmp_path):
     torch.save(dict(weight=torch.full((1,), 7.0)), tmp_path / 'released.pth')
-    runner.load_checkpoint(str(tmp_path / 'released.pth'))
-    assert runner.test() == dict(weight=7)
+    assert build_runner(tmp_path, 'released.pth').test() == dict(weight=7)
