@@ -88,5 +88,6 @@ custom_hooks = [dict(type='ChannelsLastHook')]
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(interval=max_iters // 3, max_keep_ckpts=2),
+    visualization=dict(interval=1),  # all of a test's, where it is told to draw
 )
 randomness = dict(seed=0)

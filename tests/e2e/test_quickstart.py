@@ -28,7 +28,13 @@ def test_quickstart(tmp_path):
     pretrained = work_dirs / 'ghostnetv2_100_digits' / 'last_checkpoint'
     log = tmp_path / 'log'
     with log.open('w') as sink:
-        process = subprocess.Popen(COMMAND, stdout=sink, start_new_session=True)
+        process = subprocess.Popen(
+            COMMAND,
+            stdout=sink,
+            start_new_session=True,
+            # the jobs that a shell runs in the background ignore it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         while process.poll() is None and not pretrained.exists():
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
