@@ -24,9 +24,9 @@ grey = (200, 200, 200)
 geometry = dict(prob=1.0, magnitude_std='inf', pad_val=grey, interpolation='bilinear')
 train_pipeline = [
     dict(type='LoadImageFromFile'),
+    dict(type='RandomResize', scale=(size, size), ratio_range=(0.8, 1.3)),
     dict(type='Shear', magnitude_range=(0, 0.2), **geometry),
     dict(type='Rotate', magnitude_range=(0, 10), **geometry),
-    dict(type='RandomResize', scale=(size, size), ratio_range=(0.8, 1.3)),
     dict(
         type='CenterCrop',
         crop_size=size,

@@ -24,7 +24,7 @@ Layout, each folder as its library's own dataset classes read it::
     |   |-- annotations/training/000000000001.png ...  one byte a pixel
     |   `-- annotations/validation/...
     `-- classification/                  ImageNet: mmpretrain CustomDataset
-        |-- train/0 ... train/9          96x96, every source digit nine times,
+        |-- train/0 ... train/9          96x96, every source digit eight times,
         `-- val/0 ... val/9              once in val: <index into load_digits>_0.png
 
 Detection: ten categories named '0' to '9' with ids 1 to 10. ``bbox`` is the
@@ -71,7 +71,7 @@ NUMBERS = {  # option: default, smallest, help
     'val': (96, 1, 'pictures to validate on'),
     'size': (320, 96, 'their sides in pixels'),
     'cls-size': (96, 32, 'sides of the classification pictures'),
-    'cls-copies': (9, 1, 'classification pictures of each digit to train on'),
+    'cls-copies': (8, 1, 'classification pictures of each digit to train on'),
     'workers': (os.cpu_count(), 1, 'processes'),
 }
 
