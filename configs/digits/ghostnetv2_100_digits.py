@@ -86,6 +86,8 @@ param_scheduler = [
 ]
 custom_hooks = [dict(type='ChannelsLastHook')]
 default_hooks = dict(
-    logger=dict(interval=15), checkpoint=dict(interval=1, max_keep_ckpts=2)
+    logger=dict(interval=15),
+    checkpoint=dict(interval=1, max_keep_ckpts=2),
+    visualization=dict(rescale_factor=3),  # large enough for a legible caption
 )
 randomness = dict(seed=0)
