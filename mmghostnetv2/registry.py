@@ -15,7 +15,7 @@ MODELS = Registry(
 )
 
 
-def register_backbone(cls):
+def register_model(cls):
     """Register a class here and in mmengine's root.
 
     The root is where mmpretrain, mmdet, mmseg and every other child look for a name

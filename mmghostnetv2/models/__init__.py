@@ -1,13 +1,21 @@
+from .cbam import CBAM
+from .coordinate_attention import CoordinateAttention
 from .dfc_attention import DFCAttention
-from .ghost_module import GhostBottleneck, GhostModule, SqueezeExcite
+from .ghost_module import GhostBottleneck, GhostModule
 from .ghostnet import GhostNet
 from .ghostnetv2 import GhostNetV2
+from .self_attention import GhostNetSelfAttention, SelfAttention
+from .squeeze_excite import SqueezeExcite
 
 __all__ = [
+    'CBAM',
+    'CoordinateAttention',
     'DFCAttention',
     'GhostBottleneck',
     'GhostModule',
     'GhostNet',
+    'GhostNetSelfAttention',
     'GhostNetV2',
+    'SelfAttention',
     'SqueezeExcite',
 ]

@@ -1,36 +1,93 @@
+import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
+from ..registry import register_model
 
+SCALINGS = {
+    'sigmoid': torch.sigmoid,
+    'hard_sigmoid': F.hardsigmoid,
+    'clip': lambda logits: logits.clamp(0, 1),
+}
+POSITIONS = ('before', 'after')
+DOWN_SAMPLINGS = ('average', 'max', 'bilinear')
+UP_SAMPLINGS = ('nearest', 'bilinear', 'bicubic')
+
+
+def check_choice(name: str, value, choices) -> None:
+    """Raise a ValueError that names the argument and what it may be."""
+    if value not in choices:
+        allowed = ', '.join(map(repr, choices))
+        raise ValueError(f'{name} must be one of {allowed}, got {value!r}')
+
+
+def halve(x: Tensor, down_sampling: str = 'average') -> Tensor:
+    """Down-sample to half the height and width, rounded down, but to one at least."""
+    # a side of one pixel has nothing to halve
+    window = tuple(min(side, 2) for side in x.shape[-2:])
+    if down_sampling == 'bilinear':
+        size = [s // w for s, w in zip(x.shape[-2:], window, strict=True)]
+        # with corners not aligned it would be the average of each 2x2
+        return F.interpolate(x, size=size, mode='bilinear', align_corners=True)
+    pool = F.max_pool2d if down_sampling == 'max' else F.avg_pool2d
+    return pool(x, window)
+
+
+@register_model
 class DFCAttention(nn.Sequential):
     """Decoupled fully connected attention (GhostNetV2 paper, section 4.1, Eqs. 4-6).
 
     Every value of the gate gathers a whole neighbourhood: first along its row, then
     along its column, by two depth-wise convolutions on features of half the size. The
-    six layers are held as items 0 to 5, the names of the released weights.
+    six layers are held as items 0 to 5, the names of the released weights. The defaults
+    are the released code's.
+
+    Besides its place in a Ghost module it is a layer by itself, and a plugin for
+    ``ResNet(plugins=[dict(cfg=dict(type='DFCAttention'), ...)])`` of mmdet and mmseg.
 
     Args:
         in_channels (int): Channels of the input.
-        out_channels (int): Channels of the gate.
+        out_channels (int, optional): Channels of the gate. As many as the input's by
+            default.
         kernel_size (int): Length of the row and of the column convolution; odd.
         dilation (int): Dilation of both.
+        scaling (str): Function that brings the gate into 0 to 1 (Table 9): 'sigmoid',
+            'hard_sigmoid', relu6(x + 3) / 6, or 'clip', min(max(x, 0), 1).
+        scaling_position (str): Whether that is 'before' or 'after' the up-sampling
+            (Table 9); after it costs four times as many evaluations.
+        down_sampling (str): 'average' or 'max' pooling, or 'bilinear' interpolation
+            (Table 10).
+        up_sampling (str): 'nearest', 'bilinear' or 'bicubic' (Table 10); the last
+            overshoots 0 and 1 a little where scaling comes before.
         norm_cfg (dict): Config of the normalisation layers.
 
     Raises:
-        ValueError: ``kernel_size`` is even, and the gate would not fit the features.
+        ValueError: ``kernel_size`` is even, and the gate would not fit the features, or
+            another argument is none of its choices.
     """
+
+    _abbr_ = 'dfc'
 
     def __init__(
         self,
         in_channels: int,
-        out_channels: int,
+        out_channels: int | None = None,
         kernel_size: int = 5,
         dilation: int = 1,
+        scaling: str = 'sigmoid',
+        scaling_position: str = 'before',
+        down_sampling: str = 'average',
+        up_sampling: str = 'nearest',
         norm_cfg: dict = dict(type='BN'),
     ) -> None:
         if kernel_size % 2 == 0:
             raise ValueError(f'kernel_size must be odd, got {kernel_size}')
+        check_choice('scaling', scaling, SCALINGS)
+        check_choice('scaling_position', scaling_position, POSITIONS)
+        check_choice('down_sampling', down_sampling, DOWN_SAMPLINGS)
+        check_choice('up_sampling', up_sampling, UP_SAMPLINGS)
+        out_channels = out_channels or in_channels
 
         def conv_norm(channels: int, kernel: tuple[int, int], groups: int = 1):
             padding = tuple(dilation * (k // 2) for k in kernel)
@@ -50,18 +107,36 @@ class DFCAttention(nn.Sequential):
             *conv_norm(out_channels, (1, kernel_size), out_channels),
             *conv_norm(out_channels, (kernel_size, 1), out_channels),
         )
+        self.scaling = scaling
+        self.scaling_position = scaling_position
+        self.down_sampling = down_sampling
+        self.up_sampling = up_sampling
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the gate.
+    def gate(self, x: Tensor) -> Tensor:
+        """Compute the gate, Sigmoid(A) of Eq. 6.
 
         Args:
             x (Tensor): Features of shape (N, in_channels, H, W), any H and W >= 1.
 
         Returns:
-            Tensor: Gate in (0, 1) of shape (N, out_channels, H, W).
+            Tensor: Gate of shape (N, out_channels, H, W), from 0 to 1.
         """
-        height, width = x.shape[-2:]
-        # a side of one pixel has nothing to halve
-        x = F.avg_pool2d(x, (min(height, 2), min(width, 2)))
-        gate = super().forward(x).sigmoid()
-        return F.interpolate(gate, size=(height, width), mode='nearest')
+        gate = super().forward(halve(x, self.down_sampling))
+        scale = SCALINGS[self.scaling]
+        if self.scaling_position == 'before':
+            gate = scale(gate)
+        gate = F.interpolate(gate, size=x.shape[-2:], mode=self.up_sampling)
+        return gate if self.scaling_position == 'before' else scale(gate)
+
+    def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
+        """Gate features by what ``x`` says of each position.
+
+        Args:
+            x (Tensor): Features of shape (N, in_channels, H, W), any H and W >= 1.
+            features (Tensor, optional): Features to gate, of shape (N, out_channels, H,
+                W), in a Ghost module its output; ``x`` itself by default.
+
+        Returns:
+            Tensor: Gated features, of the shape of ``features``.
+        """
+        return (x if features is None else features) * self.gate(x)

@@ -1,15 +1,13 @@
+from collections.abc import Callable
+
 import torch
-import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor, nn
 
-from .dfc_attention import DFCAttention
+from .dfc_attention import check_choice
+from .squeeze_excite import SqueezeExcite
 
-
-def make_divisible(value: float) -> int:
-    """Round ``value`` to a multiple of 4, never down by more than 10 %."""
-    rounded = max(4, int(value + 2) // 4 * 4)
-    return rounded + 4 if rounded < 0.9 * value else rounded
+ENHANCED = ('expressiveness', 'capacity', 'both')
 
 
 def depthwise_conv(
@@ -28,28 +26,8 @@ def depthwise_conv(
     )
 
 
-class SqueezeExcite(nn.Module):
-    """Squeeze-and-excitation with a hard sigmoid, relu6(x + 3) / 6.
-
-    Args:
-        channels (int): Channels of input and output.
-        ratio (float): Reduced channels over ``channels``, rounded to multiples of 4.
-    """
-
-    def __init__(self, channels: int, ratio: float) -> None:
-        super().__init__()
-        reduced = make_divisible(channels * ratio)
-        self.conv_reduce = nn.Conv2d(channels, reduced, 1)
-        self.conv_expand = nn.Conv2d(reduced, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale every channel of ``x``, shape (N, channels, H, W)."""
-        gate = F.relu(self.conv_reduce(x.mean((2, 3), keepdim=True)))
-        return x * F.hardsigmoid(self.conv_expand(gate))
-
-
 class GhostModule(nn.Module):
-    """Ghost module (paper section 3.1, Eqs. 1 and 2), gated by DFC on request.
+    """Ghost module (paper section 3.1, Eqs. 1 and 2), gated on request.
 
     A 1x1 convolution makes half of the channels, a cheap depth-wise 3x3 of those makes
     the other half.
@@ -58,7 +36,9 @@ class GhostModule(nn.Module):
         in_channels (int): Channels of the input.
         out_channels (int): Channels of the output.
         dilation (int): Dilation of the spatial convolutions.
-        dfc (bool): Whether DFC attention gates the output (section 4.2).
+        attention (Callable, optional): Makes the attention that gates the output
+            (section 4.2), such as the class DFCAttention; called with both numbers of
+            channels, ``dilation`` and ``norm_cfg``.
         norm_cfg (dict): Config of the normalisation layers.
         act_cfg (dict | None): Config of the activations, None for none.
     """
@@ -68,7 +48,7 @@ class GhostModule(nn.Module):
         in_channels: int,
         out_channels: int,
         dilation: int = 1,
-        dfc: bool = False,
+        attention: Callable[..., nn.Module] | None = None,
         norm_cfg: dict = dict(type='BN'),
         act_cfg: dict | None = dict(type='ReLU', inplace=True),
     ) -> None:
@@ -84,9 +64,9 @@ class GhostModule(nn.Module):
 
         self.primary_conv = with_norm_act(nn.Conv2d(in_channels, half, 1, bias=False))
         self.cheap_operation = with_norm_act(depthwise_conv(half, 3, 1, dilation))
-        self.short_conv = None
-        if dfc:
-            self.short_conv = DFCAttention(
+        self.short_conv = None  # the released weights' name of the attention
+        if attention is not None:
+            self.short_conv = attention(
                 in_channels, out_channels, dilation=dilation, norm_cfg=norm_cfg
             )
 
@@ -96,7 +76,7 @@ class GhostModule(nn.Module):
         out = torch.cat([primary, self.cheap_operation(primary)], dim=1)
         # an odd number of channels leaves one too many
         out = out[:, : self.out_channels]
-        return out if self.short_conv is None else out * self.short_conv(x)
+        return out if self.short_conv is None else self.short_conv(x, out)
 
 
 class GhostBottleneck(nn.Module):
@@ -109,7 +89,10 @@ class GhostBottleneck(nn.Module):
         kernel_size (int): Kernel size of the depth-wise convolutions.
         stride (int): 1 or 2.
         se_ratio (float): Ratio of squeeze-and-excitation, 0 for none.
-        dfc (bool): Whether DFC attention gates the expanded features.
+        attention (Callable, optional): As in :class:`GhostModule`.
+        enhance (str): Which Ghost module the attention gates (Table 8):
+            'expressiveness', the first and so the expanded features, 'capacity', the
+            second and so the output, or 'both'.
         dilation (int): Dilation of the convolutions at the input's resolution.
         keep_size (bool): Turn stride 2 into dilation: all layers stay, none strides,
             and what follows the depth-wise convolution is dilated twice as much.
@@ -125,15 +108,21 @@ class GhostBottleneck(nn.Module):
         kernel_size: int = 3,
         stride: int = 1,
         se_ratio: float = 0.0,
-        dfc: bool = False,
+        attention: Callable[..., nn.Module] | None = None,
+        enhance: str = 'expressiveness',
         dilation: int = 1,
         keep_size: bool = False,
         norm_cfg: dict = dict(type='BN'),
         act_cfg: dict = dict(type='ReLU', inplace=True),
     ) -> None:
         super().__init__()
+        check_choice('enhance', enhance, ENHANCED)
+        first, second = (
+            attention if enhance in (feature, 'both') else None
+            for feature in ENHANCED[:2]
+        )
         self.ghost1 = GhostModule(
-            in_channels, mid_channels, dilation, dfc, norm_cfg, act_cfg
+            in_channels, mid_channels, dilation, first, norm_cfg, act_cfg
         )
         self.conv_dw = self.bn_dw = self.se = None
         out_dilation, conv_stride = dilation, stride
@@ -147,7 +136,7 @@ class GhostBottleneck(nn.Module):
         if se_ratio > 0:
             self.se = SqueezeExcite(mid_channels, se_ratio)
         self.ghost2 = GhostModule(
-            mid_channels, out_channels, out_dilation, norm_cfg=norm_cfg, act_cfg=None
+            mid_channels, out_channels, out_dilation, second, norm_cfg, act_cfg=None
         )
         self.shortcut = nn.Sequential()
         if stride > 1 or in_channels != out_channels:

@@ -13,11 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import released_to_mmpretrain, use_released_init
-from ..registry import register_backbone
-from .ghost_module import GhostBottleneck, make_divisible
+from ..registry import register_model
+from .ghost_module import GhostBottleneck
+from .squeeze_excite import make_divisible
 
 
-@register_backbone
+@register_model
 class GhostNet(BaseModule):
     """GhostNet (V1) backbone.
 
@@ -148,11 +149,11 @@ class GhostNet(BaseModule):
                         kernel_size,
                         stride,
                         se_ratio,
-                        dfc=self._has_dfc(num_blocks),
                         dilation=dilation,
                         keep_size=keep_size,
                         norm_cfg=norm_cfg,
                         act_cfg=act_cfg,
+                        **self._attention(num_blocks),
                     )
                 )
                 if keep_size:
@@ -188,9 +189,9 @@ class GhostNet(BaseModule):
         """Stride of each output in pixels of the input, shallow to deep."""
         return self._out_strides
 
-    def _has_dfc(self, block: int) -> bool:
-        """Tell whether the given block, counted from 0, carries DFC attention."""
-        return False
+    def _attention(self, block: int) -> dict:
+        """Return GhostBottleneck's arguments on attention for a block from 0 to 15."""
+        return {}
 
     def init_weights(self) -> None:
         """Initialise as ``zero_init_residual`` and ``init_cfg`` say, in this order."""

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmghostnetv2.models import GhostNet, GhostNetV2
-from mmghostnetv2.models.dfc_attention import DFCAttention
-from mmghostnetv2.models.ghost_module import GhostModule, make_divisible
+from mmghostnetv2.models.ghost_module import GhostModule
+from mmghostnetv2.models.squeeze_excite import make_divisible
 
 from .conftest import randomise
 
@@ -132,48 +132,6 @@ def test_dfc_is_dilated():
 
 
 # ---- DFC attention
-
-
-def naive_dfc(attention, x):
-    """Eqs. 4 and 5 for convolutions, pixel by pixel, and Eq. 6's gate."""
-    conv, norm, row, row_norm, column, column_norm = attention
-    half = torch.stack(
-        [x[..., i::2, j::2][..., : x.shape[-2] // 2, : x.shape[-1] // 2]
-         for i in (0, 1) for j in (0, 1)]
-    ).mean(0)  # fmt: skip
-    z = norm(torch.einsum('oi,nihw->nohw', conv.weight[..., 0, 0], half))
-
-    def along(z, weight, axis):
-        out = torch.zeros_like(z)
-        for i in range(z.shape[axis]):
-            for k in range(weight.shape[1]):
-                j = i + k - weight.shape[1] // 2
-                if 0 <= j < z.shape[axis]:
-                    out.select(axis, i).add_(
-                        weight[:, k].view(-1, 1) * z.select(axis, j)
-                    )
-        return out
-
-    z = row_norm(along(z, row.weight[:, 0, 0, :], 3))
-    z = column_norm(along(z, column.weight[:, 0, :, 0], 2))
-    gate = 1 / (1 + torch.exp(-z))
-    height, width = x.shape[-2:]
-    rows = torch.arange(height) * gate.shape[-2] // height
-    columns = torch.arange(width) * gate.shape[-1] // width
-    return gate[..., rows, :][..., columns]
-
-
-@pytest.mark.parametrize('size', [(12, 10), (9, 7), (2, 3)], ids=str)
-def test_dfc_against_direct_formula(size):
-    torch.manual_seed(0)
-    module = randomise(GhostModule(6, 8, dfc=True)).double().eval()
-    x = torch.randn(2, 6, *size, dtype=torch.double)
-    with torch.no_grad():
-        gate = module.short_conv(x)
-        torch.testing.assert_close(gate, naive_dfc(module.short_conv, x))
-        plain = GhostModule(6, 8).double().eval()
-        plain.load_state_dict(module.state_dict(), strict=False)
-        torch.testing.assert_close(module(x), plain(x) * gate)
 
 
 def test_v1_has_no_attention_and_v2_has_it_from_the_third_block():
@@ -349,12 +307,6 @@ def test_with_cp_twice_backward(images):
 
 
 # ---- arguments
-
-
-@pytest.mark.parametrize('kernel_size', [2, 4])
-def test_even_kernel_of_dfc(kernel_size):
-    with pytest.raises(ValueError, match=f'odd, got {kernel_size}'):
-        DFCAttention(8, 8, kernel_size)
 
 
 @pytest.mark.parametrize(

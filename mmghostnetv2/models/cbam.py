@@ -1,0 +1,42 @@
+import torch
+from torch import Tensor, nn
+
+from ..registry import MODELS
+from .squeeze_excite import make_divisible
+
+
+@MODELS.register_module()
+class CBAM(nn.Module):
+    """Convolutional block attention module (https://arxiv.org/abs/1807.06521).
+
+    Gates the channels, then the positions, each by what average and maximum say.
+
+    Args:
+        in_channels (int): Channels of input and output.
+        ratio (float): Reduced channels over ``in_channels``, rounded to multiples of 4.
+        kernel_size (int): Kernel size of the convolution over positions; odd.
+    """
+
+    _abbr_ = 'cbam'
+
+    def __init__(
+        self, in_channels: int, ratio: float = 1 / 16, kernel_size: int = 7
+    ) -> None:
+        super().__init__()
+        reduced = make_divisible(in_channels * ratio)
+        self.channel_gate = nn.Sequential(
+            nn.Conv2d(in_channels, reduced, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(reduced, in_channels, 1),
+        )
+        self.position_gate = nn.Sequential(
+            nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False),
+            nn.BatchNorm2d(1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate ``x``, shape (N, in_channels, H, W)."""
+        average, maximum = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        x = x * (self.channel_gate(average) + self.channel_gate(maximum)).sigmoid()
+        pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1)
+        return x * self.position_gate(pooled).sigmoid()

@@ -1,0 +1,39 @@
+import torch
+from torch import Tensor, nn
+
+from ..registry import MODELS
+
+
+@MODELS.register_module()
+class CoordinateAttention(nn.Module):
+    """Coordinate attention, CA (https://arxiv.org/abs/2103.02907).
+
+    Gates each position by what the mean of its row and that of its column say.
+
+    Args:
+        in_channels (int): Channels of input and output.
+        ratio (float): Reduced channels over ``in_channels``; there are eight at least.
+    """
+
+    _abbr_ = 'ca'
+
+    def __init__(self, in_channels: int, ratio: float = 1 / 32) -> None:
+        super().__init__()
+        reduced = max(8, int(in_channels * ratio))
+        self.reduce = nn.Sequential(
+            nn.Conv2d(in_channels, reduced, 1),
+            nn.BatchNorm2d(reduced),
+            nn.Hardswish(inplace=True),
+        )
+        self.row_gate = nn.Conv2d(reduced, in_channels, 1)
+        self.column_gate = nn.Conv2d(reduced, in_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate ``x``, shape (N, in_channels, H, W)."""
+        height, width = x.shape[-2:]
+        rows = x.mean(3, keepdim=True)
+        columns = x.mean(2, keepdim=True).transpose(2, 3)
+        lines = self.reduce(torch.cat([rows, columns], dim=2))
+        rows, columns = lines.split([height, width], dim=2)
+        gate = self.row_gate(rows).sigmoid()
+        return x * gate * self.column_gate(columns.transpose(2, 3)).sigmoid()

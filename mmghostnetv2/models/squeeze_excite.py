@@ -1,0 +1,43 @@
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..registry import MODELS
+from .dfc_attention import SCALINGS, check_choice
+
+
+def make_divisible(value: float) -> int:
+    """Round ``value`` to a multiple of 4, never down by more than 10 %."""
+    rounded = max(4, int(value + 2) // 4 * 4)
+    return rounded + 4 if rounded < 0.9 * value else rounded
+
+
+@MODELS.register_module()
+class SqueezeExcite(nn.Module):
+    """Squeeze-and-excitation (https://arxiv.org/abs/1709.01507).
+
+    Args:
+        in_channels (int): Channels of input and output.
+        ratio (float): Reduced channels over ``in_channels``, rounded to multiples of 4.
+        scaling (str): Function that brings the gate into 0 to 1, as in DFCAttention:
+            'hard_sigmoid', GhostNet's, or 'sigmoid', the original's.
+
+    Raises:
+        ValueError: ``scaling`` is none of its choices.
+    """
+
+    _abbr_ = 'se'
+
+    def __init__(
+        self, in_channels: int, ratio: float, scaling: str = 'hard_sigmoid'
+    ) -> None:
+        super().__init__()
+        check_choice('scaling', scaling, SCALINGS)
+        self.scaling = scaling
+        reduced = make_divisible(in_channels * ratio)
+        self.conv_reduce = nn.Conv2d(in_channels, reduced, 1)
+        self.conv_expand = nn.Conv2d(reduced, in_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale every channel of ``x``, shape (N, in_channels, H, W)."""
+        gate = F.relu(self.conv_reduce(x.mean((2, 3), keepdim=True)))
+        return x * SCALINGS[self.scaling](self.conv_expand(gate))
