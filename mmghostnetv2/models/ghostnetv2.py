@@ -22,7 +22,7 @@ class GhostNetV2(GhostNet):
 
     The paper speaks of four stages "by the feature's size" without saying which blocks
     they are. Here they are blocks 0-1, 2-7, 8-11 and 12-15: no other split in four runs
-    of blocks has the FLOPs of all rows of Table 7.
+    of blocks has the FLOPs and the parameters of all rows of Table 7.
 
     Args:
         widen_factor (float): As in :class:`GhostNet`.

@@ -1,0 +1,3 @@
+_base_ = '../ghostnetv2_100_in1k.py'
+
+model = dict(backbone=dict(dfc_stages=(2,)))

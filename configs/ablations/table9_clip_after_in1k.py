@@ -1,0 +1,3 @@
+_base_ = 'table9_sigmoid_before_in1k.py'
+
+model = dict(backbone=dict(scaling='clip', scaling_position='after'))
