@@ -1,4 +1,5 @@
 import torch
+from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ..registry import MODELS
@@ -15,12 +16,17 @@ class CBAM(nn.Module):
         in_channels (int): Channels of input and output.
         ratio (float): Reduced channels over ``in_channels``, rounded to multiples of 4.
         kernel_size (int): Kernel size of the convolution over positions; odd.
+        norm_cfg (dict): Config of the normalisation layer.
     """
 
     _abbr_ = 'cbam'
 
     def __init__(
-        self, in_channels: int, ratio: float = 1 / 16, kernel_size: int = 7
+        self,
+        in_channels: int,
+        ratio: float = 1 / 16,
+        kernel_size: int = 7,
+        norm_cfg: dict = dict(type='BN'),
     ) -> None:
         super().__init__()
         reduced = make_divisible(in_channels * ratio)
@@ -31,7 +37,7 @@ class CBAM(nn.Module):
         )
         self.position_gate = nn.Sequential(
             nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False),
-            nn.BatchNorm2d(1),
+            build_norm_layer(norm_cfg, 1)[1],
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 import torch
+from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ..registry import MODELS
@@ -13,16 +14,22 @@ class CoordinateAttention(nn.Module):
     Args:
         in_channels (int): Channels of input and output.
         ratio (float): Reduced channels over ``in_channels``; there are eight at least.
+        norm_cfg (dict): Config of the normalisation layer.
     """
 
     _abbr_ = 'ca'
 
-    def __init__(self, in_channels: int, ratio: float = 1 / 32) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        ratio: float = 1 / 32,
+        norm_cfg: dict = dict(type='BN'),
+    ) -> None:
         super().__init__()
         reduced = max(8, int(in_channels * ratio))
         self.reduce = nn.Sequential(
             nn.Conv2d(in_channels, reduced, 1),
-            nn.BatchNorm2d(reduced),
+            build_norm_layer(norm_cfg, reduced)[1],
             nn.Hardswish(inplace=True),
         )
         self.row_gate = nn.Conv2d(reduced, in_channels, 1)

@@ -34,6 +34,18 @@ def halve(x: Tensor, down_sampling: str = 'average') -> Tensor:
     return pool(x, window)
 
 
+def restore(x: Tensor, size: tuple[int, int], up_sampling: str = 'nearest') -> Tensor:
+    """Up-sample what :func:`halve` made of features to their height and width."""
+    if up_sampling != 'nearest':
+        return F.interpolate(x, size=size, mode=up_sampling)
+    # The nearest pixel for any size, in operators that all runtimes compute alike:
+    # LiteRT takes other pixels where the size is no multiple.
+    doubled = [2 if side > 1 else 1 for side in size]
+    x = F.interpolate(x, scale_factor=doubled, mode='nearest')
+    below, right = (side - have for side, have in zip(size, x.shape[-2:], strict=True))
+    return F.pad(x, (right, 0, below, 0), mode='replicate') if below or right else x
+
+
 @register_model
 class DFCAttention(nn.Sequential):
     """Decoupled fully connected attention (GhostNetV2 paper, section 4.1, Eqs. 4-6).
@@ -125,7 +137,7 @@ class DFCAttention(nn.Sequential):
         scale = SCALINGS[self.scaling]
         if self.scaling_position == 'before':
             gate = scale(gate)
-        gate = F.interpolate(gate, size=x.shape[-2:], mode=self.up_sampling)
+        gate = restore(gate, x.shape[-2:], self.up_sampling)
         return gate if self.scaling_position == 'before' else scale(gate)
 
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:

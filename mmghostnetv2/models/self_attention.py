@@ -3,7 +3,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .dfc_attention import halve
+from .dfc_attention import halve, restore
 from .ghostnet import GhostNet
 
 
@@ -83,7 +83,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
         """Gate features; arguments and result are those of DFCAttention."""
         gate = self.proj(self.attend(halve(x))).sigmoid()
-        gate = F.interpolate(gate, size=x.shape[-2:], mode='nearest')
+        gate = restore(gate, x.shape[-2:])
         return (x if features is None else features) * gate
 
 

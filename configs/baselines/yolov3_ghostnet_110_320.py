@@ -1,0 +1,14 @@
+# GhostNet V1 1.1x in YOLOv3 (paper, Table 3). It has no public weights at this width:
+# train the classifier, configs/baselines/ghostnet_110_in1k.py, first.
+_base_ = '../yolov3_ghostnetv2_320.py'
+
+model = dict(
+    backbone=dict(
+        type='GhostNet',
+        widen_factor=1.1,
+        init_cfg=dict(
+            checkpoint='work_dirs/ghostnet_110_in1k/epoch_450.pth', prefix='backbone.'
+        ),
+    ),
+    neck=dict(in_channels=[176, 124, 44]),
+)

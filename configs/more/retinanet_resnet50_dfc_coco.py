@@ -1,0 +1,22 @@
+# DFC attention as a plugin of mmdet's ResNet-50, in its RetinaNet 1x recipe: after the
+# 3x3 convolutions, where features are narrow and already strided, in the stages that
+# the recipe does not freeze. As in mmdet's configs of its own attention (GCNet), batch
+# norms are not frozen, since the gates change what they see.
+_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+
+custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)
+
+norm_cfg = dict(type='SyncBN', requires_grad=True)
+model = dict(
+    backbone=dict(
+        norm_cfg=norm_cfg,
+        norm_eval=False,
+        plugins=[
+            dict(
+                cfg=dict(type='DFCAttention', norm_cfg=norm_cfg),
+                stages=(False, True, True, True),
+                position='after_conv2',
+            )
+        ],
+    )
+)

@@ -1,0 +1,74 @@
+"""MobileNetV2 with attention; needs mmpretrain.
+
+A config that uses it names this module in ``custom_imports``.
+"""
+
+from mmpretrain.models import MobileNetV2
+from torch import Tensor, nn
+
+from .models.dfc_attention import check_choice
+from .registry import MODELS
+
+POSITIONS = ('expanded', 'output')
+
+
+class GatedExpansion(nn.Sequential):
+    """Convolutions of an inverted residual whose expanded features are gated.
+
+    The last item is the attention, which sees the block's input. Where the block does
+    not expand, its input is gated itself.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the block's input to its output without the shortcut."""
+        *expansion, depthwise, projection, attention = self
+        expanded = expansion[0](x) if expansion else x
+        return projection(depthwise(attention(x, expanded)))
+
+
+@MODELS.register_module()
+class MobileNetV2Attention(MobileNetV2):
+    """mmpretrain's MobileNetV2 with attention in every block (paper, Table 4).
+
+    The attention is ``layerI.J.conv.attention``; all other parameters keep their names,
+    so weights of MobileNetV2 load.
+
+    Args:
+        attention (dict): Config of the layer, without channels.
+        position (str): What it gates: 'expanded', the expanded features, by what the
+            block's input says, for a layer that takes both as DFCAttention does; or
+            'output', the projection's output, by itself, before the shortcut is added.
+        kwargs: As in mmpretrain's MobileNetV2; outputs are its, too.
+
+    Raises:
+        ValueError: ``position`` is none of its choices.
+        TypeError: The layer cannot gate the expanded features.
+
+    Example:
+        >>> import torch
+        >>> from mmghostnetv2.mobilenetv2_attention import MobileNetV2Attention
+        >>> backbone = MobileNetV2Attention(attention=dict(type='DFCAttention'))
+        >>> [tuple(f.shape) for f in backbone(torch.rand(1, 3, 224, 224))]
+        [(1, 1280, 7, 7)]
+    """
+
+    def __init__(self, attention: dict, position: str = 'expanded', **kwargs) -> None:
+        check_choice('position', position, POSITIONS)
+        self.attention = attention
+        self.position = position
+        super().__init__(**kwargs)
+
+    def make_layer(self, *args, **kwargs) -> nn.Sequential:
+        """Build the parent's blocks and add the attention to each."""
+        layer = super().make_layer(*args, **kwargs)
+        for block in layer:
+            first, projection = block.conv[0], block.conv[-1]
+            if self.position == 'expanded':
+                channels = dict(
+                    in_channels=first.in_channels, out_channels=projection.in_channels
+                )
+                block.conv = GatedExpansion(*block.conv)
+            else:
+                channels = dict(in_channels=projection.out_channels)
+            block.conv.attention = MODELS.build(dict(self.attention, **channels))
+        return layer
