@@ -22,10 +22,6 @@ from mmpretrain import ImageClassificationInferencer, get_model, list_models
 
 CONFIG = config_path('ghostnetv2_100_in1k')
 NAME = 'ghostnetv2-100_3rdparty_in1k'
-V1 = """
-_base_ = '{}'
-model = dict(backbone=dict(_delete_=True, type='GhostNet', widen_factor=1.0))
-"""
 
 
 def released_file(peer, path):
@@ -84,10 +80,10 @@ def test_url(model, peer, served, tmp_path):
 def test_v1(served, tmp_path):
     peer = make_peer('ghostnet_100')
     torch.save(with_counters(peer.state_dict()), tmp_path / 'state_dict_73.98.pth')
-    (tmp_path / 'ghostnet.py').write_text(V1.format(CONFIG))
-    url = served + 'state_dict_73.98.pth'
-    model = get_model(str(tmp_path / 'ghostnet.py'), pretrained=url)
-    assert_same_logits(model, peer)
+    for entry in ('ghostnet-100_3rdparty_in1k', 'ghostnet_100_in1k'):
+        mapping = (r'https://.*/', served)
+        model = get_model(entry, pretrained=True, url_mapping=mapping)
+        assert_same_logits(model, peer)
 
 
 LAYOUTS = {
