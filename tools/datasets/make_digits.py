@@ -45,6 +45,7 @@ import signal
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -82,7 +83,7 @@ def load_sources():
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        sys.exit('make_digits needs scikit-learn: pip install scikit-learn')
+        sys.exit('the digits come with scikit-learn: pip install scikit-learn')
     bundle = load_digits()
     return (bundle.images / 16).astype(np.float32), bundle.target
 
@@ -278,15 +279,36 @@ def draw_split(root, split, indices, args, pool):
     list(track(singles, f'{split}, single digits', total=len(jobs)))
 
 
-def check_target(out, parameters, overwrite):
+def parse_args(argv, doc, out, numbers):
+    """Read the options ``numbers``, see NUMBERS, --out and --overwrite."""
+    parser = argparse.ArgumentParser(
+        description=doc.split('\n')[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add('--out', type=Path, default=Path(out), help='folder to make')
+    for name, (default, low, text) in numbers.items():
+        add(f'--{name}', type=int, default=default, help=f'{text}, at least {low}')
+    add('--overwrite', action='store_true', help='replace a set this tool made')
+    args = parser.parse_args(argv)
+    for name, (_, low, _) in numbers.items():
+        value = getattr(args, name.replace('-', '_'))
+        if value < low:
+            parser.error(f'argument --{name}: {value} is too small, at least {low}')
+    return args
+
+
+def check_target(out, manifest, parts, overwrite):
     """Return True if the set is there already; exit where ``out`` is not ours."""
     if not out.exists():
         return False
     names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+    parameters = manifest['parameters']
     try:
-        manifest = json.loads((out / MANIFEST).read_text())
-        made_with = manifest['parameters']
-        ours = manifest['generator'] == GENERATOR and names <= {*PARTS, MANIFEST}
+        found = json.loads((out / MANIFEST).read_text())
+        made_with = found['parameters']
+        ours = found['generator'] == manifest['generator']
+        ours = ours and names <= {*parts, MANIFEST}
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
     if names and not ours:
@@ -299,42 +321,42 @@ def check_target(out, parameters, overwrite):
     return bool(names) and not overwrite
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split('\n')[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add('--out', type=Path, default=Path('data/digits'), help='folder to make')
-    for name, (default, low, text) in NUMBERS.items():
-        add(f'--{name}', type=int, default=default, help=f'{text}, at least {low}')
-    add('--overwrite', action='store_true', help='replace a set this tool made')
-    args = parser.parse_args(argv)
-    for name, (_, low, _) in NUMBERS.items():
-        value = getattr(args, name.replace('-', '_'))
-        if value < low:
-            parser.error(f'argument --{name}: {value} is too small, at least {low}')
+@contextmanager
+def new_set(out, manifest):
+    """Give a folder to draw a set in, which becomes ``out`` when it is complete.
 
-    out = args.out.resolve()
-    keys = ('seed', 'train', 'val', 'size', 'cls_size', 'cls_copies')
-    parameters = {'version': VERSION} | {key: getattr(args, key) for key in keys}
-    if check_target(out, parameters, args.overwrite):
-        print(f'{args.out} is there already, made with the same parameters')
-        return
-    splits = split_sources(load_sources()[1], args.seed)
+    It is hidden, beside the target, so an interrupted run leaves no half set; a set
+    that ``out`` held before goes with it.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Drawn in a hidden folder beside the target and renamed when complete, so an
-    # interrupted run leaves no half set; a set it replaces goes with that folder.
     with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as hidden:
         root = Path(hidden) / 'new'
-        with ProcessPoolExecutor(args.workers) as pool:
-            for split, indices in splits.items():
-                draw_split(root, split, indices, args, pool)
-        manifest = {'generator': GENERATOR, 'parameters': parameters}
+        yield root
         (root / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
         if out.exists():
             out.rename(Path(hidden) / 'old')
         root.rename(out)
+
+
+def tidy_when_stopped():
+    """Let SIGINT and SIGTERM end the script as sys.exit does, without a traceback."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, lambda number, _: sys.exit(128 + number))
+
+
+def main(argv=None):
+    args = parse_args(argv, __doc__, 'data/digits', NUMBERS)
+    out = args.out.resolve()
+    keys = ('seed', 'train', 'val', 'size', 'cls_size', 'cls_copies')
+    parameters = {'version': VERSION} | {key: getattr(args, key) for key in keys}
+    manifest = {'generator': GENERATOR, 'parameters': parameters}
+    if check_target(out, manifest, PARTS, args.overwrite):
+        print(f'{args.out} is there already, made with the same parameters')
+        return
+    splits = split_sources(load_sources()[1], args.seed)
+    with new_set(out, manifest) as root, ProcessPoolExecutor(args.workers) as pool:
+        for split, indices in splits.items():
+            draw_split(root, split, indices, args, pool)
     singles = (
         f'{args.cls_copies * len(splits["train"])} train + {len(splits["val"])} val'
     )
@@ -344,6 +366,5 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    for stop in (signal.SIGINT, signal.SIGTERM):  # tidy up, without a traceback
-        signal.signal(stop, lambda number, _: sys.exit(128 + number))
+    tidy_when_stopped()
     main()

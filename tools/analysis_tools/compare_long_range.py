@@ -1,0 +1,270 @@
+"""Does attention help to relate distant things? GhostNet V1 against GhostNetV2.
+
+With equal FLOPs and an equal recipe both learn which way round a circle leads from one
+digit to another one far away, see tools/datasets/make_digit_pairs.py. For each seed the
+two are trained side by side, each on half of the cores, by public commands, which are
+printed before they start. Finished trainings are kept, interrupted ones go on.
+
+What is compared is the accuracy after the last epoch, in percent of the pairs drawn
+with held-out digits. The folder of the results, work_dirs/long_range, gets
+
+- ``table.md`` and ``table.csv``: each seed, mean, standard deviation, and the paired
+  difference with its standard error and Student's 95 % interval,
+- ``curves.png``: the validations after all epochs,
+- ``task.png``: some of the pictures.
+
+Run it from the checkout's root.
+"""
+
+import argparse
+import csv
+import json
+import os
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'tools'))
+from quickstart import keep_apart  # noqa: E402
+
+NETWORKS = {  # the second is compared with the first
+    'GhostNet V1 1.1x': 'configs/digits/ghostnet_110_pairs.py',
+    'GhostNetV2 1.0x': 'configs/digits/ghostnetv2_100_pairs.py',
+}
+COLOURS = 'tab:orange', 'tab:blue'
+METRIC = 'accuracy/top1'
+CHANCE = 50
+# What another size has in place of what the set's tool and the configs have
+SIZES = {
+    '': dict(data={}, options={}, seeds=[0, 1, 2, 3, 4]),
+    'short': dict(
+        data=dict(train=64, singles=32, val=40),
+        options={'train_cfg.max_epochs': 1},
+        seeds=[0, 1],
+    ),
+    'large': dict(
+        data=dict(train=19200, singles=19200, val=4000, height=96),
+        options={},
+        seeds=[0, 1, 2, 3, 4],
+    ),
+}
+
+
+def environment():
+    """Name this interpreter's tools and half of the cores, for each of two trainings.
+
+    Threads that outnumber the cores spend their time waiting in a busy loop.
+    """
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ.get("PATH", "")}'
+    threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    defaults = {'OMP_NUM_THREADS': threads, 'GOMP_SPINCOUNT': '10000'}
+    return {**defaults, **os.environ, 'PATH': path}
+
+
+def run_all(jobs):
+    """Print and run commands side by side, each with the log file to add to."""
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = []
+    for command, log in jobs:
+        print(f'$ {shlex.join(command)} >> {log.relative_to(ROOT)}', flush=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open('a') as sink:
+            options = dict(cwd=ROOT, env=environment(), stdout=sink, stderr=sink)
+            started.append((subprocess.Popen(command, **options), log))
+    failed = [str(log) for process, log in started if process.wait()]
+    if failed:
+        raise SystemExit(f'A command above failed, see {" and ".join(failed)}')
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f'{time.monotonic() - start:.0f} s, {cpu:.0f} s of CPU time', flush=True)
+
+
+def read_curve(work_dir):
+    """Return {epoch: accuracy in percent} from all of a training's logs."""
+    curve = {}
+    # one folder for each start, named after its time
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        records = map(json.loads, path.read_text().splitlines())
+        curve |= {item['step']: item[METRIC] for item in records if METRIC in item}
+    return curve
+
+
+def train(configs, seed, options, out):
+    """Train both networks where they are not yet; returns their two curves."""
+    work_dirs = [out / Path(name).stem / f'seed_{seed}' for name in NETWORKS.values()]
+    curves, jobs = list(map(read_curve, work_dirs)), []
+    last = configs[0].train_cfg.max_epochs
+    settings = {**options, 'randomness.seed': seed}
+    for name, work_dir, curve in zip(NETWORKS.values(), work_dirs, curves, strict=True):
+        keep_apart(name, work_dir)
+        if last in curve:
+            continue
+        command = ['mim', 'train', 'mmpretrain', name, '--resume']
+        command += ['--work-dir', str(work_dir.relative_to(ROOT)), '--cfg-options']
+        command += [f'{key}={value}' for key, value in settings.items()]
+        jobs.append((command, work_dir / 'train.log'))
+    if jobs:
+        run_all(jobs)
+        curves = list(map(read_curve, work_dirs))
+    for work_dir, curve in zip(work_dirs, curves, strict=True):
+        if last not in curve:  # interrupted between last checkpoint and validation
+            raise SystemExit(
+                f'{work_dir} lacks the last validation: remove it to train anew'
+            )
+    return curves
+
+
+def count(config, height):
+    """Return millions of parameters and of multiply-accumulates for one picture.
+
+    The latter are those of convolutions and linear layers, as the paper counts.
+    """
+    from mmpretrain.registry import MODELS
+
+    network = MODELS.build(config.model).eval()
+    analyzer = FlopAnalyzer(network, torch.zeros(1, 3, height, 3 * height))
+    analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    operators = analyzer.by_operator()
+    flops = sum(operators[name] for name in ('conv', 'linear'))
+    return sum(p.numel() for p in network.parameters()) / 1e6, flops / 1e6
+
+
+def tabulate(finals, costs, height):
+    """List the table's rows of a label and three texts.
+
+    Args:
+        finals (dict): Of each seed the accuracies of both networks.
+        costs (list): Of each network parameters and FLOPs in millions.
+        height (int): Of the pictures in pixels.
+    """
+    values = np.array(list(finals.values()))
+    values = np.column_stack([values, values[:, 1] - values[:, 0]])
+    mean, deviation = values.mean(0), values.std(0, ddof=1)
+    error = deviation[2] / len(values) ** 0.5
+    reach = stats.t.ppf(0.975, len(values) - 1) * error
+    parameters, flops = np.transpose(costs)
+    numbers = [
+        ('parameters, millions', *parameters, np.diff(parameters)[0]),
+        (f'FLOPs at {height}x{3 * height}, millions', *flops, np.diff(flops)[0]),
+        *((f'seed {seed}', *row) for seed, row in zip(finals, values, strict=True)),
+        ('mean', *mean),
+        ('standard deviation', *deviation),
+    ]
+    rows = [(a, f'{b:.2f}', f'{c:.2f}', f'{d:+.2f}') for a, b, c, d in numbers]
+    rows[-1] = (*rows[-1][:3], f'{deviation[2]:.2f}')
+    rows += [
+        ('standard error', '', '', f'{error:.2f}'),
+        ('95 % interval, lower end', '', '', f'{mean[2] - reach:+.2f}'),
+        ('95 % interval, upper end', '', '', f'{mean[2] + reach:+.2f}'),
+    ]
+    return [('', *NETWORKS, 'difference'), *rows]
+
+
+def write_table(rows, out):
+    """Print the table and write it as Markdown and CSV."""
+    lines = [f'| {" | ".join(row)} |' for row in rows]
+    lines.insert(1, '| --- | ---: | ---: | ---: |')
+    text = '\n'.join(lines) + '\n'
+    print(f'\n{text}')
+    (out / 'table.md').write_text(text)
+    with (out / 'table.csv').open('w', newline='') as file:
+        csv.writer(file).writerows(rows)
+
+
+def draw_curves(curves, last, path):
+    """Draw each network's mean, its seeds and the range they span.
+
+    ``curves`` holds of each seed two dicts as read_curve returns them.
+    """
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
+    epochs = np.arange(1, last + 1)
+    for i, (name, colour) in enumerate(zip(NETWORKS, COLOURS, strict=True)):
+        # an interrupted validation leaves a gap
+        values = [[pair[i].get(e, np.nan) for e in epochs] for pair in curves.values()]
+        mean = np.mean(values, 0)
+        label = f'{name}: mean, range and each of {len(values)} seeds'
+        axes.plot(epochs, mean, 'o-', color=colour, linewidth=2.5, label=label)
+        axes.fill_between(
+            epochs, np.min(values, 0), np.max(values, 0), color=colour, alpha=0.15
+        )
+        axes.plot(epochs, np.transpose(values), color=colour, linewidth=0.7)
+    axes.axhline(CHANCE, color='grey', linestyle=':', label='chance')
+    axes.set(xlabel='epoch', ylabel='accuracy on pairs of held-out digits, %')
+    axes.set_xticks(epochs)
+    axes.legend(loc='best')
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def draw_task(data, path):
+    """Show pictures of both classes of pairs and of single digits."""
+    train = data / 'train'
+    rows = [sorted(folder.iterdir())[:4] for folder in sorted(train.glob('pair_*'))]
+    rows.append([min(train.glob(f'single_{digit}/*')) for digit in range(4)])
+    figure, axes = plt.subplots(3, 4, figsize=(9, 3.2), layout='constrained')
+    for axis, picture in zip(axes.flat, sum(rows, []), strict=True):
+        axis.imshow(plt.imread(picture))
+        axis.set_title(picture.parent.name, fontsize=10)
+        axis.axis('off')
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument(
+        '--seeds', type=int, nargs='+', help='two or more (default: 0 to 4)'
+    )
+    add = parser.add_mutually_exclusive_group().add_argument
+    size = dict(dest='size', action='store_const', default='')
+    add('--short', const='short', **size, help='one epoch, few pictures, two seeds')
+    add('--large', const='large', **size, help='with a GPU: larger, more pictures')
+    args = parser.parse_args(argv)
+    size = SIZES[args.size]
+    seeds = args.seeds or size['seeds']
+    if len(set(seeds)) < max(2, len(seeds)):
+        parser.error(f'argument --seeds: two or more different ones, not {seeds}')
+
+    suffix = f'_{args.size}' if args.size else ''
+    data, out = f'data/digit_pairs{suffix}', ROOT / f'work_dirs/long_range{suffix}'
+    draw = ['python', 'tools/datasets/make_digit_pairs.py', '--out', data]
+    draw += [f'--{name}={value}' for name, value in size['data'].items()]
+    run_all([(draw, out / 'data.log')])
+
+    options = dict(size['options'])
+    for part in ('train', 'val', 'test'):
+        options[f'{part}_dataloader.dataset.data_root'] = data
+    configs = [Config.fromfile(ROOT / name) for name in NETWORKS.values()]
+    for config in configs:
+        config.merge_from_dict(options)
+    curves = {seed: train(configs, seed, options, out) for seed in seeds}
+
+    height = json.loads((ROOT / data / 'digits.json').read_text())
+    height = height['parameters']['height']
+    costs = [count(config, height) for config in configs]
+    last = configs[0].train_cfg.max_epochs
+    finals = {seed: [curve[last] for curve in pair] for seed, pair in curves.items()}
+    write_table(tabulate(finals, costs, height), out)
+    draw_curves(curves, last, out / 'curves.png')
+    draw_task(ROOT / data, out / 'task.png')
+    print(f'{out.relative_to(ROOT)}: table.md, table.csv, curves.png, task.png')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        print('\nInterrupted. The same command goes on where it stopped.')
+        sys.exit(130)

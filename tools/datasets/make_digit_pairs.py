@@ -1,0 +1,155 @@
+"""Draw pictures whose class is the relation of two distant handwritten digits.
+
+The digits 0 to 4 stand in a circle. A picture, three times as wide as high, holds one
+of them in its left third, another one in its right third and nothing between. Its
+class says which way round the circle is the shorter from the left to the right one:
+
+- ``pair_after``: upwards, the right digit is 1 or 2 after the left one (0 follows 4);
+- ``pair_before``: downwards.
+
+No part tells the class by itself. Every digit is as often on either side in both
+classes, and to swap the two digits is to change the class, so that it does not help
+to know which two there are: what counts is which is where.
+
+Such a relation is hardly learnt from nothing. Hence train holds pictures with a single
+digit as well, on either side, in classes of their own, ``single_0`` to ``single_4``.
+Val has pairs alone; their classes come first, so they have the same numbers there.
+
+Digits, paper, ink and noise are those of make_digits.py; train and val use different
+source digits.
+
+Example:
+    python tools/datasets/make_digit_pairs.py --out data/digit_pairs --seed 0
+
+Layout, as mmpretrain's CustomDataset reads it::
+
+    data/digit_pairs/
+    |-- digits.json                  manifest: seed, sizes, counts
+    |-- train/pair_after/00000_0123-0456.png ...   indices into load_digits,
+    |-- train/single_0/04800_0123-none.png ...     left and right
+    `-- val/pair_after/ ...
+"""
+
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import permutations
+
+import numpy as np
+from make_digits import (
+    check_target,
+    draw_paper,
+    finish,
+    lay_ink,
+    load_sources,
+    new_set,
+    parse_args,
+    render_digit,
+    split_sources,
+    tidy_when_stopped,
+)
+from rich.progress import track
+
+GENERATOR = 'mmghostnetv2 make_digit_pairs'
+VERSION = 1  # raise it when the same seed draws other pictures
+PARTS = ('train', 'val')
+CIRCLE = 5  # digits in it; odd, so that one way round is always the shorter
+DIGIT_SIZE = (0.5, 0.65)  # a digit's height as a share of the picture's
+NUMBERS = {  # option: default, smallest, help
+    'seed': (0, 0, 'another seed, other pictures'),
+    'train': (4800, 1, 'pictures of two digits to train on'),
+    'singles': (4800, 1, 'pictures of one digit to train on'),
+    'val': (1000, 1, 'pictures of two digits to validate on'),
+    'height': (48, 32, 'of the pictures, in pixels; they are three times as wide'),
+    'workers': (2, 1, 'processes'),
+}
+
+
+def relation(left, right):
+    """Name the class of two different digits."""
+    steps = (right - left) % CIRCLE
+    return 'pair_after' if steps <= CIRCLE // 2 else 'pair_before'
+
+
+def plan_pairs(count, sources, rng):
+    """List class, left and right source of ``count`` pictures, all pairs in turn.
+
+    ``sources`` holds the indices into load_digits of each digit.
+    """
+    pairs = list(permutations(range(CIRCLE), 2))
+    rounds = [rng.permutation(pairs) for _ in range(-(-count // len(pairs)))]
+    return [
+        (relation(left, right), rng.choice(sources[left]), rng.choice(sources[right]))
+        for left, right in np.concatenate(rounds)[:count]
+    ]
+
+
+def plan_singles(count, sources, rng):
+    """List the same of pictures with one digit; the other source is None."""
+    jobs = []
+    for number in range(count):
+        digit = number % CIRCLE
+        places = [rng.choice(sources[digit]), None]
+        jobs.append((f'single_{digit}', *places[:: rng.choice([1, -1])]))
+    return jobs
+
+
+def draw_picture(height, places, rng):
+    """Draw the source digits of the left and the right third, None for none."""
+    canvas = draw_paper(3 * height, rng)[:height]
+    for index, corner in zip(places, (0, 2 * height), strict=True):
+        if index is None:
+            continue
+        source = load_sources()[0][index]
+        edge, ink = render_digit(source, height * rng.uniform(*DIGIT_SIZE), rng)
+        y, x = (round((height - side) * rng.uniform(0.1, 0.9)) for side in ink.shape)
+        x += corner
+        lay_ink(canvas[y : y + ink.shape[0], x : x + ink.shape[1]], ink, rng)
+    return finish(canvas, rng)
+
+
+def write_picture(root, height, seed, number, job):
+    """Draw and save one picture of a split's list."""
+    name, *places = job
+    rng = np.random.default_rng([seed, 2, len(root.name), number])
+    sides = ['none' if index is None else f'{index:04d}' for index in places]
+    path = root / name / f'{number:05d}_{"-".join(sides)}.png'
+    draw_picture(height, places, rng).save(path)
+
+
+def draw_split(root, indices, args, pool):
+    """Write the split that the folder ``root`` is named after."""
+    rng = np.random.default_rng([args.seed, 1, len(root.name)])
+    labels = load_sources()[1]
+    sources = [[i for i in indices if labels[i] == digit] for digit in range(CIRCLE)]
+    jobs = plan_pairs(getattr(args, root.name), sources, rng)
+    if root.name == 'train':
+        jobs += plan_singles(args.singles, sources, rng)
+    for name in {job[0] for job in jobs}:
+        (root / name).mkdir(parents=True)
+    write = partial(write_picture, root, args.height, args.seed)
+    done = pool.map(write, range(len(jobs)), jobs, chunksize=32)
+    list(track(done, f'{root.name}, pictures', total=len(jobs)))
+
+
+def main(argv=None):
+    args = parse_args(argv, __doc__, 'data/digit_pairs', NUMBERS)
+    out = args.out.resolve()
+    keys = ('seed', 'train', 'singles', 'val', 'height')
+    parameters = {'version': VERSION} | {key: getattr(args, key) for key in keys}
+    manifest = {'generator': GENERATOR, 'parameters': parameters}
+    if check_target(out, manifest, PARTS, args.overwrite):
+        print(f'{args.out} is there already, made with the same parameters')
+        return
+    splits = split_sources(load_sources()[1], args.seed)
+    with new_set(out, manifest) as root, ProcessPoolExecutor(args.workers) as pool:
+        for split, indices in splits.items():
+            draw_split(root / split, indices, args, pool)
+    print(
+        f'{args.out}: {args.train} pairs and {args.singles} single digits to train, '
+        f'{args.val} pairs to validate on'
+    )
+
+
+if __name__ == '__main__':
+    tidy_when_stopped()
+    main()
