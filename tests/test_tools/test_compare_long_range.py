@@ -90,7 +90,7 @@ def test_costs_are_equal_and_those_of_timm(tool, configs):
         with torch.no_grad():
             network(torch.zeros(1, 3, 48, 144))
         parameters = sum(p.numel() for p in network.parameters())
-        found.append(tool.count(config, 48))
+        found.append(tool.cost(config, 48))
         assert found[-1] == pytest.approx((parameters / 1e6, operations / 1e6))
     assert found[0][1] == pytest.approx(found[1][1], rel=0.05)
 

@@ -29,10 +29,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
-from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from scipy import stats
+
+from mmghostnetv2.analysis.complexity import count
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -125,19 +125,15 @@ def train(configs, seed, options, out):
     return curves
 
 
-def count(config, height):
-    """Return millions of parameters and of multiply-accumulates for one picture.
+def cost(config, height):
+    """Return millions of parameters and of FLOPs for one picture, as the paper counts.
 
-    The latter are those of convolutions and linear layers, as the paper counts.
+    FLOPs are multiply-accumulates.
     """
     from mmpretrain.registry import MODELS
 
-    network = MODELS.build(config.model).eval()
-    analyzer = FlopAnalyzer(network, torch.zeros(1, 3, height, 3 * height))
-    analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    operators = analyzer.by_operator()
-    flops = sum(operators[name] for name in ('conv', 'linear'))
-    return sum(p.numel() for p in network.parameters()) / 1e6, flops / 1e6
+    numbers = count(MODELS.build(config.model), (height, 3 * height))
+    return [number / 1e6 for number in numbers]
 
 
 def tabulate(finals, costs, height):
@@ -253,7 +249,7 @@ def main(argv=None):
 
     height = json.loads((ROOT / data / 'digits.json').read_text())
     height = height['parameters']['height']
-    costs = [count(config, height) for config in configs]
+    costs = [cost(config, height) for config in configs]
     last = configs[0].train_cfg.max_epochs
     finals = {seed: [curve[last] for curve in pair] for seed, pair in curves.items()}
     write_table(tabulate(finals, costs, height), out)

@@ -1,0 +1,193 @@
+"""What DFC attention looks at: GhostNetV2 paper, Eqs. 3 to 6 and Figure 6."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..models import DFCAttention
+
+
+def record_inputs(
+    model: nn.Module, forward: Callable[[], object]
+) -> dict[str, tuple[DFCAttention, Tensor]]:
+    """Run a network and keep what each of its DFC attentions gets to see.
+
+    Args:
+        model (nn.Module): Any network.
+        forward (Callable): Runs it, without arguments.
+
+    Returns:
+        dict[str, tuple[DFCAttention, Tensor]]: For each attention that ran, by the
+        module's path and in the order of running, the attention and its input features
+        X, of shape (N, in_channels, H, W), part of autograd's graph where there is one.
+        If it ran several times, those of the first.
+    """
+    inputs = {}
+
+    def record(path: str, attention: DFCAttention, args: tuple) -> None:
+        if path not in inputs:
+            # a copy, since what follows may work in place
+            inputs[path] = attention, args[0].clone()
+
+    hooks = [
+        module.register_forward_pre_hook(partial(record, path))
+        for path, module in model.named_modules()
+        if isinstance(module, DFCAttention)
+    ]
+    try:
+        forward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return inputs
+
+
+def down_sampled_position(
+    size: tuple[int, int], position: tuple[int, int]
+) -> tuple[int, int]:
+    """Find where in the half-sized maps the gate at a position comes from.
+
+    Args:
+        size (tuple[int, int]): Height and width of the attention's input features.
+        position (tuple[int, int]): Row and column of a value of the gate.
+
+    Returns:
+        tuple[int, int]: Row and column of the value that up-sampling to the nearest
+        takes there.
+    """
+    row, column = (
+        p * max(side // 2, 1) // side for p, side in zip(position, size, strict=True)
+    )
+    return row, column
+
+
+def decoupled_attention(
+    attention: DFCAttention, size: tuple[int, int], position: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights by which the features Z enter the attention A (Eqs. 4 and 5, Figure 6).
+
+    In each channel, A at a position is a weighted sum of Z, what the 1x1 convolution
+    makes of the down-sampled input. The weight of Z at row h' and column w' is that of
+    h' in the column's FC layer times that of w' in the row's, both with the scale of
+    the norm behind them. The weights depend on no image.
+
+    Args:
+        attention (DFCAttention): The attention, in eval mode, with batch norms.
+        size (tuple[int, int]): Height and width of its input features X.
+        position (tuple[int, int]): Row and column of a value of the gate. In A it is
+            the :func:`down_sampled_position`.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: Means over the channels of the absolute vertical
+        weights F^H, of shape (H / 2,), of the horizontal ones F^W, (W / 2,), and of
+        their products, (H / 2, W / 2); the sides are rounded down, but to one at least.
+
+    Raises:
+        IndexError: The position lies outside the features.
+        RuntimeError: The attention is in training mode.
+        TypeError: A norm is no batch norm, and so has no scale that is a weight.
+    """
+    _check(attention, size, position)
+    _, _, row, row_norm, column, column_norm = attention
+    place = down_sampled_position(size, position)
+    vertical = _line(column, column_norm, size[0], place[0])
+    horizontal = _line(row, row_norm, size[1], place[1])
+    product = vertical[:, :, None] * horizontal[:, None, :]
+    return vertical.mean(0), horizontal.mean(0), product.mean(0)
+
+
+def full_attention(
+    attention: DFCAttention, features: Tensor, position: tuple[int, int]
+) -> Tensor:
+    """How much the gate at one position depends on every position of the features.
+
+    This is the FC layer of Eq. 3 that the whole attention stands for, from its input X
+    to the gate, linearised at X: the mean over the channels c of the gate of the 2-norm
+    over the channels of X of d gate_c(position) / d X(:, h', w').
+
+    Args:
+        attention (DFCAttention): The attention, in eval mode.
+        features (Tensor): Its input features X, of shape (1, in_channels, H, W).
+        position (tuple[int, int]): Row and column of the value of the gate.
+
+    Returns:
+        Tensor: Change of the gate, whose range is 0 to 1, per unit of X, of shape
+        (H, W).
+
+    Raises:
+        IndexError: The position lies outside the features.
+        RuntimeError: The attention is in training mode.
+    """
+    size = features.shape[-2:]
+    _check(attention, size, position)
+    channels = attention[4].out_channels
+    total = features.new_zeros(size)
+    for part in torch.arange(channels, device=features.device).split(32):
+        # a copy of X for each channel of the gate: one backward pass serves them all
+        copies = features.detach().expand(len(part), -1, -1, -1).requires_grad_()
+        with torch.enable_grad():
+            gate = attention.gate(copies)[:, :, position[0], position[1]]
+            own = gate.gather(1, part[:, None]).sum()
+        total += torch.autograd.grad(own, copies)[0].norm(dim=1).sum(0)
+    return total / channels
+
+
+def image_sensitivity(
+    attention: DFCAttention, features: Tensor, images: Tensor, position: tuple[int, int]
+) -> Tensor:
+    """How much the gate at one position depends on every pixel of the image.
+
+    That is the 2-norm over the colours of d g / d image(:, y, x), g the mean of the
+    gate over its channels; it goes through all layers before the attention, other gates
+    among them.
+
+    Args:
+        attention (DFCAttention): The attention, in eval mode.
+        features (Tensor): Its input features, of shape (1, in_channels, H, W), computed
+            from ``images`` with autograd.
+        images (Tensor): The network's input, of shape (1, 3, height, width).
+        position (tuple[int, int]): Row and column of the value of the gate.
+
+    Returns:
+        Tensor: Change of the gate per unit of ``images``, of shape (height, width).
+
+    Raises:
+        IndexError: The position lies outside the features.
+        RuntimeError: The attention is in training mode, or there is no graph from
+            ``images`` to ``features``.
+    """
+    _check(attention, features.shape[-2:], position)
+    with torch.enable_grad():
+        gate = attention.gate(features)[0, :, position[0], position[1]].mean()
+    (gradient,) = torch.autograd.grad(gate, images, retain_graph=True)
+    return gradient[0].norm(dim=0)
+
+
+def _check(attention: DFCAttention, size, position: tuple[int, int]) -> None:
+    if attention.training:
+        raise RuntimeError('the attention is in training mode, call its eval() first')
+    if not all(0 <= p < side for p, side in zip(position, size, strict=True)):
+        raise IndexError(
+            f'position {tuple(position)} lies outside features of size {tuple(size)}'
+        )
+
+
+def _line(conv: nn.Conv2d, norm: nn.Module, side: int, index: int) -> Tensor:
+    """Absolute weights of a half-sized line for its pixel ``index``, (C, side / 2)."""
+    if not isinstance(norm, _BatchNorm):
+        raise TypeError(
+            'the weights of DFC attention include the scales of its norms, which must '
+            f'be batch norms, got {type(norm).__name__}'
+        )
+    small = max(side // 2, 1)
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    taps = (conv.weight.detach().flatten(1) * scale.detach()[:, None]).abs()
+    length = taps.shape[1]
+    places = index + max(conv.dilation) * (torch.arange(length) - length // 2)
+    inside = (places >= 0) & (places < small)
+    weights = taps.new_zeros(len(taps), small)
+    weights[:, places[inside]] = taps[:, inside]
+    return weights

@@ -1,0 +1,323 @@
+"""Measure every table of the GhostNetV2 paper and print it beside the paper's figures.
+
+    python tools/analysis_tools/paper_tables.py
+    python tools/analysis_tools/paper_tables.py --runtime onnxruntime --out docs/tables
+
+Builds the network of each row and counts its parameters and FLOPs (multiply-accumulates
+of convolutions and linear layers, as the paper does). With ``--runtime`` all networks
+of Tables 1, 2, 9 and 10 are timed as well, on one image, in one interleaved run, and
+compared as ratios to GhostNet V1: the paper's milliseconds are a phone's. Accuracies
+are the paper's. ``--out`` writes paper_tables.md, paper_tables.csv and, of Table 2,
+Figures 1 and 2 as accuracy.png.
+
+The exit status is 1 where a cost is more than 1.5 % from the paper's, does not round to
+it either, and is no exception that paper_tables.yml gives a reason for; or where an
+exception is none any more.
+"""
+
+import argparse
+import csv
+import json
+import re
+import shlex
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+
+import timm
+import torch
+import yaml
+from mmpretrain import get_model
+from rich.progress import track
+
+from mmghostnetv2 import config_path
+from mmghostnetv2.analysis.complexity import count
+from mmghostnetv2.analysis.latency import (
+    RUNTIMES,
+    build_runner,
+    check_runtime,
+    describe_machine,
+    paired_ratios,
+    quartiles,
+    randomize_norms,
+    time_interleaved,
+)
+
+PAPER = Path(__file__).with_suffix('.yml')
+TOLERANCE = 0.015
+COSTS = {'params': 'parameters, M', 'flops': 'FLOPs, M'}
+ACCURACIES = {'top1': 'top-1', 'top5': 'top-5', 'mIoU': 'mIoU'} | {
+    key: key for key in ('AP', 'AP50', 'AP75', 'APS', 'APM', 'APL')
+}
+TIMED = (1, 2, 9, 10)
+# Tables 9 and 10 go on from Table 1
+REFERENCE, REFERENCE_MS = 'ghostnet_100_in1k', 31.1
+
+
+def build(row: dict):
+    """Build a row's network, without weights."""
+    source, _, name = row['network'].rpartition(':')
+    options = row.get('options', {})
+    if not source:
+        return get_model(config_path(name))
+    if source == 'mmpretrain':
+        return get_model(name, **options)
+    if source == 'timm':
+        return timm.create_model(name).eval()
+    # a width of which timm has no model by name
+    return getattr(import_module(source), name)(**options).eval()
+
+
+def key(row: dict) -> str:
+    """Name the network of a row; rows of the same network have the same name."""
+    options = row.get('options')
+    return row['network'] + (f' {json.dumps(options)}' if options else '')
+
+
+def deviates(cost: float, paper: float) -> bool:
+    """Tell whether a cost is neither within the tolerance nor rounds to the paper's."""
+    digits = len(str(paper).partition('.')[2])
+    return abs(cost / paper - 1) > TOLERANCE and round(cost, digits) != paper
+
+
+def measure_costs(tables: list[dict]) -> list[str]:
+    """Add ``measured`` to each row that has a network; return what is wrong."""
+    faults, known = [], {}
+    rows = [(table, row) for table in tables for row in table['rows']]
+    for table, row in track(rows, 'parameters and FLOPs', transient=True):
+        if 'network' not in row:
+            continue
+        size = row.get('size', 224)
+        if (key(row), size) not in known:
+            known[key(row), size] = [n / 1e6 for n in count(build(row), size)]
+        row['measured'] = dict(zip(COSTS, known[key(row), size], strict=True))
+        for cost, value in row['measured'].items():
+            excepted = cost in row.get('exceptions', {})
+            wrong = cost in row and deviates(value, row[cost])
+            if wrong != excepted:
+                where = f'Table {table["table"]}, {row["model"]}'
+                why = ', which needs no exception' if excepted else ''
+                faults.append(
+                    f'{where}: {value:.3f} M {cost}, paper {row.get(cost)} M{why}'
+                )
+    return faults
+
+
+def measure_latencies(tables: list[dict], runtimes, threads: int, rounds: int) -> None:
+    """Add ``latency_ms`` and ``ratio`` by runtime to the rows of the timed tables."""
+    rows = [
+        row
+        for table in tables
+        if table['table'] in TIMED
+        for row in table['rows']
+        if 'network' in row
+    ]
+    networks = {key(row): row for row in [{'network': REFERENCE}, *rows]}
+    for runtime in runtimes:
+        with tempfile.TemporaryDirectory() as folder:
+            runners = {}
+            for name, row in track(
+                networks.items(), f'{runtime}, export', transient=True
+            ):
+                torch.manual_seed(0)
+                network = randomize_norms(build(row))
+                file = re.sub(r'\W+', '_', name)
+                runners[name] = build_runner(
+                    network, (1, 3, 224, 224), runtime, threads, folder, file
+                )
+            times = time_interleaved(runners, rounds)
+        ratios = paired_ratios(times, REFERENCE)
+        for row in rows:
+            latency = 1e3 * quartiles(times[key(row)]).median
+            row.setdefault('latency_ms', {})[runtime] = latency
+            row.setdefault('ratio', {})[runtime] = ratios[key(row)].median
+
+
+def show(value, form: str = '') -> str:
+    return '' if value is None else format(value, form)
+
+
+def tabulate(table: dict, runtimes) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of a table as text."""
+    rows = table['rows']
+    header = ['model']
+    for title in COSTS.values():
+        header += [f'{title}: paper', 'measured', 'difference']
+    accuracies = [name for name in ACCURACIES if any(name in row for row in rows)]
+    header += [f'{ACCURACIES[name]}, paper' for name in accuracies]
+    phone = any('latency' in row for row in rows)
+    if phone:
+        header += ['latency, paper', 'to V1, paper']
+    timed = runtimes if table['table'] in TIMED else ()
+    for runtime in timed:
+        header += [f'{runtime}, ms', 'to V1, measured']
+    header.append('network')
+
+    lines = []
+    for row in rows:
+        line = [row['model']]
+        for cost in COSTS:
+            paper, ours = row.get(cost), row.get('measured', {}).get(cost)
+            difference = show(ours / paper - 1, '+.1%') if paper and ours else ''
+            if cost in row.get('exceptions', {}):
+                difference += f' ({row["exceptions"][cost]})'
+            line += [show(paper), show(ours, '.3f'), difference]
+        line += [show(row.get(name)) for name in accuracies]
+        if phone:
+            line += [f'{row["latency"]} ms', f'{row["latency"] / REFERENCE_MS:.2f}']
+        for runtime in timed:
+            line += [
+                show(row.get(name, {}).get(runtime), '.2f')
+                for name in ('latency_ms', 'ratio')
+            ]
+        line.append(row.get('config') or row.get('network', 'cited'))
+        lines.append(line)
+    return header, lines
+
+
+def to_markdown(tables, runtimes) -> str:
+    text = ''
+    for table in tables:
+        header, lines = tabulate(table, runtimes)
+        text += f'\n## Table {table["table"]}: {table["title"]}\n\n'
+        for line in (header, ['---'] * len(header), *lines):
+            text += f'| {" | ".join(line)} |\n'
+    return text
+
+
+def write_csv(path: Path, tables, runtimes) -> None:
+    """Write one line for each row of each table, with plain numbers."""
+    names = [*COSTS, *ACCURACIES, 'latency']
+    header = ['table', 'model', 'network', 'config', 'size']
+    header += [f'{name}_paper' for name in names]
+    header += [f'{name}_measured' for name in COSTS]
+    header += [f'{runtime}_{what}' for runtime in runtimes for what in ('ms', 'ratio')]
+    with path.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, header)
+        writer.writeheader()
+        for table in tables:
+            for row in table['rows']:
+                line = {'table': table['table'], 'size': row.get('size', 224)}
+                line |= {k: row.get(k) for k in ('model', 'network', 'config')}
+                line |= {f'{name}_paper': row.get(name) for name in names}
+                for name, value in row.get('measured', {}).items():
+                    line[f'{name}_measured'] = f'{value:.4f}'
+                for runtime, value in row.get('latency_ms', {}).items():
+                    line[f'{runtime}_ms'] = f'{value:.3f}'
+                    line[f'{runtime}_ratio'] = f'{row["ratio"][runtime]:.4f}'
+                writer.writerow(line)
+
+
+def plot_accuracy(path: Path, rows: list[dict], runtime: str | None) -> None:
+    """Draw Figure 1 and, with latencies, Figure 2, of the rows of Table 2."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 5.5) if runtime else (7, 5.5), layout='constrained')
+    panels = [('FLOPs, M', lambda row: row.get('measured', row)['flops'])]
+    if runtime:
+        panels.append(
+            (f'latency, ms ({runtime})', lambda row: row['latency_ms'][runtime])
+        )
+    for i, (title, x) in enumerate(panels, 1):
+        axes = figure.add_subplot(1, len(panels), i)
+        axes.set_prop_cycle(color=colormaps['tab20'].colors[::2] + ((0, 0, 0),))
+        families = {}
+        for row in rows:
+            if 'network' in row:
+                families.setdefault(row['model'].split()[0], []).append(row)
+        for family, members in families.items():
+            own = family.startswith('GhostNet')
+            style = dict(
+                marker='o', linewidth=2.5 if own else 1, zorder=3 if own else 2
+            )
+            axes.plot(
+                [x(row) for row in members],
+                [row['top1'] for row in members],
+                label=family,
+                **style,
+            )
+        if i == 1:
+            cited = [row for row in rows if 'network' not in row]
+            points = [[row[k] for row in cited] for k in ('flops', 'top1')]
+            axes.scatter(*points, marker='x', color='grey', label='cited')
+            for side, row in enumerate(sorted(cited, key=lambda row: row['top1'])):
+                # names alternate between both sides, as neighbours lie close
+                axes.annotate(
+                    row['model'],
+                    (row['flops'], row['top1']),
+                    (5, -3) if side % 2 else (-5, -3),
+                    textcoords='offset points',
+                    ha='left' if side % 2 else 'right',
+                    fontsize=7,
+                    color='grey',
+                )
+        axes.set(xlabel=title, ylabel='ImageNet top-1, % (paper)')
+        axes.set_title(f'Figure {i}')
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, loc='lower right')
+    figure.savefig(path, dpi=110)
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n')[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    numbers = range(1, 11)
+    add(
+        '--tables',
+        type=int,
+        nargs='+',
+        choices=numbers,
+        default=[*numbers],
+        metavar='N',
+    )
+    add('--runtime', nargs='+', choices=RUNTIMES, default=[], help='time with these')
+    add('--threads', type=int, default=1, help='threads of the runtime')
+    add('--rounds', type=int, default=50, help='timed runs of each network')
+    add('--out', type=Path, help='folder to write to')
+    args = parser.parse_args(argv)
+    for name in ('threads', 'rounds'):
+        if getattr(args, name) < 1:
+            parser.error(f'argument --{name}: must be at least 1')
+    for runtime in args.runtime:
+        try:
+            check_runtime(runtime)
+        except ImportError as error:
+            parser.error(str(error))
+
+    tables = yaml.safe_load(PAPER.read_text(encoding='utf-8'))
+    tables = [table for table in tables if table['table'] in args.tables]
+    faults = measure_costs(tables)
+    note = f'Written by `paper_tables.py {shlex.join(argv or sys.argv[1:])}`.'
+    if args.runtime:
+        measure_latencies(tables, args.runtime, args.threads, args.rounds)
+        note += (
+            f' Latencies: medians of {args.rounds} interleaved runs of one image, '
+            f'{args.threads} thread(s), as ratios medians over the runs, on '
+            + ', '.join(' '.join(item) for item in describe_machine().items())
+        )
+    text = to_markdown(tables, args.runtime)
+    print(text)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        path = args.out / 'paper_tables.md'
+        path.write_text(
+            f'# The tables of the paper\n\n{note}\n{text}', encoding='utf-8'
+        )
+        write_csv(path.with_suffix('.csv'), tables, args.runtime)
+        for table in tables:
+            if table['table'] == 2:
+                runtime = args.runtime[0] if args.runtime else None
+                plot_accuracy(args.out / 'accuracy.png', table['rows'], runtime)
+        print(f'Written to {args.out}')
+    for fault in faults:
+        print(f'error: {fault}', file=sys.stderr)
+    return 1 if faults else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

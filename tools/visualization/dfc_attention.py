@@ -1,0 +1,327 @@
+"""Draw what DFC attention looks at, after Figure 6 of the GhostNetV2 paper.
+
+Takes a config of mmpretrain, mmdet or mmseg whose network has DFC attention, a
+checkpoint of it and an image, which goes through the config's test pipeline.
+
+Example:
+    python tools/visualization/dfc_attention.py \
+        configs/digits/yolov3_ghostnetv2_320_digits.py \
+        work_dirs/yolov3_ghostnetv2_320_digits/epoch_6.pth \
+        data/digits/detection/val/000000000001.jpg \
+        --blocks 2.0 6.3 8.3 --positions 0.5,0.5 --out attention.png
+
+There is a row for each block and position; docs/dfc_attention.md explains the panels.
+The maps are saved as arrays, too, in attention.npz beside the picture.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from mmcv.transforms import Compose
+from mmengine.config import Config, DictAction
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import MODELS, DefaultScope
+from PIL import Image
+
+from mmghostnetv2.checkpoint import read_weights
+from mmghostnetv2.visualization import (
+    decoupled_attention,
+    down_sampled_position,
+    full_attention,
+    image_sensitivity,
+    record_inputs,
+)
+
+TITLES = {
+    'gate': 'gate over the picture',
+    'vertical': 'vertical  $|F^H|$',
+    'horizontal': 'horizontal  $|F^W|$',
+    'product': 'decoupled  $|F^H|\\,|F^W|$',
+    'full': 'full  $\\Vert\\partial\\,$gate$\\,/\\,\\partial X\\Vert$',
+    'image': 'network  $\\Vert\\partial\\,$gate$\\,/\\,\\partial\\,$image$\\Vert$',
+}
+
+
+def read_config(path, options):
+    """Read a config file, one clear line where it does not serve."""
+    try:
+        cfg = Config.fromfile(path)
+    except FileNotFoundError as error:
+        sys.exit(f'no such config: {error}')
+    cfg.merge_from_dict(options)
+    if not cfg.get('test_dataloader'):
+        sys.exit(f'{path} has no test_dataloader, whose pipeline prepares the image')
+    return cfg
+
+
+def build(cfg, checkpoint):
+    """Build the config's network in eval mode, with all its weights from the file.
+
+    Maps of weights that were not loaded would look like any others.
+    """
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(cfg.model)
+    try:
+        weights = read_weights(checkpoint)
+    except (FileNotFoundError, RuntimeError) as error:
+        sys.exit(f'no checkpoint: {error}')
+    try:
+        lacking = model.load_state_dict(weights, strict=False).missing_keys
+    except RuntimeError as error:  # a line for each parameter of another shape
+        first = str(error).splitlines()[1].strip()
+        sys.exit(f'{checkpoint} is of another network: {first}')
+    lacking = [key for key in lacking if not key.endswith('num_batches_tracked')]
+    if lacking:
+        sys.exit(
+            f'{checkpoint} is of another network: it lacks {len(lacking)} parameters, '
+            f'{lacking[0]} among them'
+        )
+    return model.eval()
+
+
+def read_image(cfg, model, path):
+    """Return the picture after the test pipeline, in RGB, and the network's input."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except OSError as error:
+        sys.exit(f'no image: {error}')
+    steps = [
+        step
+        for step in cfg.test_dataloader.dataset.pipeline
+        if 'Annotations' not in str(step['type'])  # there are none
+    ]
+    data = Compose(steps)(dict(img_path=str(path), img_id=0))
+    picture = data['inputs'].numpy().transpose(1, 2, 0)[..., ::-1]
+    return picture, model.data_preprocessor(pseudo_collate([data]), False)['inputs']
+
+
+def short_name(path):
+    """Shorten a module's path; what is left in GhostNetV2 is stage and block."""
+    path = path.removeprefix('backbone.').removeprefix('blocks.')
+    return path.removesuffix('.short_conv').removesuffix('.ghost1')
+
+
+def select(inputs, model, blocks):
+    """Choose attentions by their names or by those of the modules that hold them."""
+    named = {short_name(path): value for path, value in inputs.items()}
+    names = list(named)
+    if not names:
+        sys.exit('no DFC attention in this network')
+    if blocks == ['all']:
+        return named
+    chosen = set()
+    for block in blocks or (names[0], names[len(names) // 2], names[-1]):
+        found = [name for name in names if f'{name}.'.startswith(f'{block}.')]
+        if not found:
+            known = {short_name(path) for path, _ in model.named_modules()}
+            wrong = 'no DFC attention in' if block in known else 'no such'
+            sys.exit(f'{wrong} block {block}; blocks with it: {", ".join(names)}')
+        chosen.update(found)
+    return {name: named[name] for name in names if name in chosen}
+
+
+def locate(text, width, height):
+    """Turn 'X,Y', pixels or, with a decimal point, fractions, into a pixel."""
+    match = re.fullmatch(r'(\d+|\d*\.\d+),(\d+|\d*\.\d+)', text)
+    if not match:
+        sys.exit(f'position {text} is not X,Y such as 0.5,0.5 or 160,160')
+    pixel = []
+    for number, side in zip(match.groups(), (width, height), strict=True):
+        value = float(number)
+        if '.' in number:  # the very end of a side is its last pixel
+            value = side - 1 if value == 1 else value * side
+        pixel.append(int(value))
+    if pixel[0] >= width or pixel[1] >= height:
+        sys.exit(f'position {text} is outside the picture, {width} x {height} pixels')
+    return tuple(pixel)
+
+
+def compute(attention, features, images, pixel):
+    """Compute one attention's maps for a pixel, as arrays, with the lines in place."""
+    size = tuple(features.shape[-2:])
+    position = tuple(
+        p * side // full
+        for p, side, full in zip(pixel[::-1], size, images.shape[-2:], strict=True)
+    )
+    row, column = down_sampled_position(size, position)
+    vertical, horizontal, product = decoupled_attention(attention, size, position)
+    maps = dict(
+        gate=attention.gate(features)[0].mean(0),
+        vertical=product.new_zeros(product.shape),
+        horizontal=product.new_zeros(product.shape),
+        product=product,
+        full=full_attention(attention, features, position),
+        image=image_sensitivity(attention, features, images, position),
+    )
+    maps['vertical'][:, column] = vertical
+    maps['horizontal'][row] = horizontal
+    return {name: value.detach().numpy() for name, value in maps.items()}
+
+
+def cross_share(maps):
+    """Share of the decoupled weight, and of its positions, on the two lines."""
+    product = maps['product']
+    cross = (maps['vertical'] > 0) | (maps['horizontal'] > 0)
+    return product[cross].sum() / product.sum(), cross[product > 0].mean()
+
+
+def relative(weights):
+    """Logarithm to base 2 of weights over their mean, masked where there is none."""
+    weights = np.ma.masked_equal(weights, 0)
+    return np.ma.log2(weights / weights.mean())
+
+
+def window(product, width, height):
+    """Left, right, bottom and top, in pixels, of all weights and one place more."""
+    bounds = []
+    for axis, cell in ((0, width), (1, height)):
+        places = np.flatnonzero(product.any(axis))
+        bounds += [(places[0] - 1) * cell, (places[-1] + 2) * cell]
+    return bounds[0], bounds[1], bounds[3], bounds[2]
+
+
+def draw_row(axes, maps, pixel, picture, size, norm):
+    """Draw the panels of one block and position; ``size`` is that of the input."""
+    panels = dict(zip(TITLES, axes, strict=True))
+    height, width = size
+    whole = (0, width, height, 0)
+    # one place of the half-sized maps is two rows and columns of the features
+    rows, columns = maps['product'].shape
+    down = min(2 * height / maps['full'].shape[0], height / rows)
+    across = min(2 * width / maps['full'].shape[1], width / columns)
+    half = (0, columns * across, rows * down, 0)
+    left, right, bottom, top = window(maps['product'], across, down)
+    for name in ('vertical', 'horizontal', 'product', 'full'):
+        extent = whole if name == 'full' else half
+        panels[name].imshow(relative(maps[name]), 'RdBu_r', norm, extent=extent)
+        panels[name].set(xlim=(left, right), ylim=(bottom, top), facecolor='0.85')
+    on_cross, flat = cross_share(maps)
+    panels['product'].set_xlabel(f'{on_cross:.0%} on the cross, flat: {flat:.0%}')
+
+    bottom_right = picture.shape[1::-1]
+    gate, image = maps['gate'], maps['image']
+    panels['gate'].imshow(picture.mean(-1), 'gray', extent=(0, *bottom_right, 0))
+    panels['gate'].imshow(gate, 'viridis', extent=whole, alpha=0.6)
+    panels['gate'].set_xlabel(f'{gate.min():.2f} (blue) to {gate.max():.2f} (yellow)')
+    panels['image'].imshow(image, 'magma', norm=PowerNorm(0.5, 0), extent=whole)
+    panels['image'].set_xlabel('square root scale from 0')
+    for name, colour in (('gate', 'black'), ('image', 'white')):
+        frame = Rectangle((left, top), right - left, bottom - top, fill=False)
+        frame.set_edgecolor(colour)
+        panels[name].add_patch(frame)
+        panels[name].set(xlim=(0, bottom_right[0]), ylim=(bottom_right[1], 0))
+    for name, panel in panels.items():
+        colour = 'white' if name == 'image' else 'black'
+        panel.plot(pixel[0] + 0.5, pixel[1] + 0.5, '+', color=colour)
+        panel.tick_params(labelsize=7)
+        panel.locator_params(nbins=4)
+
+
+def draw(results, picture, size, title):
+    """Draw a row of panels for each (label, pixel, maps)."""
+    figure = Figure((16, 2.9 * len(results) + 1.2), layout='constrained')
+    figure.suptitle(title)
+    axes = figure.subplots(len(results), len(TITLES), squeeze=False)
+    # one colour scale for all, so that a faint pattern looks faint
+    logs = [
+        np.abs(relative(maps[name])).max()
+        for *_, maps in results
+        for name in ('vertical', 'horizontal', 'product')
+    ]
+    limit = min(max(logs), 3)
+    norm = Normalize(-limit, limit)
+    for row, (label, pixel, maps) in zip(axes, results, strict=True):
+        draw_row(row, maps, pixel, picture, size, norm)
+        row[0].set_ylabel(label)
+    for panel, text in zip(axes[0], TITLES.values(), strict=True):
+        panel.set_title(text)
+    bar = figure.colorbar(
+        ScalarMappable(norm, 'RdBu_r'), ax=axes[:, 1:5], location='bottom', aspect=60
+    )
+    ticks = np.linspace(-limit, limit, 5)
+    bar.set_ticks(ticks, labels=[f'{2**tick:.2g}' for tick in ticks])
+    bar.set_label('weight over the mean of all weights (log scale); grey: no weight')
+    return figure
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('config', help='config file')
+    add('checkpoint', help='checkpoint file or URL')
+    add('image', type=Path, help='image file')
+    add(
+        '--blocks',
+        nargs='+',
+        metavar='BLOCK',
+        help='STAGE.BLOCK, STAGE for all of a stage, the path of a module, or all '
+        '(default: the first, the middle and the last attention)',
+    )
+    add(
+        '--positions',
+        nargs='+',
+        default=['0.5,0.5'],
+        metavar='X,Y',
+        help='of the picture that the test pipeline makes, in pixels or, with a '
+        'decimal point, in fractions of its sides (default: 0.5,0.5)',
+    )
+    add(
+        '--out',
+        type=Path,
+        default=Path('dfc_attention.png'),
+        help='picture to write (default: dfc_attention.png)',
+    )
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='change config fields',
+    )
+    args = parser.parse_args(argv)
+    formats = Figure().canvas.get_supported_filetypes()
+    if args.out.suffix[1:].lower() not in formats:
+        parser.error(f'argument --out: {args.out.name} is no picture, such as maps.png')
+
+    cfg = read_config(args.config, args.cfg_options)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        model = build(cfg, args.checkpoint)
+        picture, images = read_image(cfg, model, args.image)
+    height, width = picture.shape[:2]
+    pixels = [locate(text, width, height) for text in args.positions]
+    images.requires_grad_()
+    inputs = record_inputs(model, lambda: model.extract_feat(images))
+
+    results, arrays = [], {}
+    for name, (attention, features) in select(inputs, model, args.blocks).items():
+        shape = ' x '.join(map(str, features.shape[1:]))
+        for x, y in pixels:
+            try:
+                maps = compute(attention, features, images, (x, y))
+            except TypeError as error:
+                sys.exit(f'block {name}: {error}')
+            results.append((f'{name}\nX: {shape}', (x, y), maps))
+            arrays |= {f'{name}/{x},{y}/{key}': value for key, value in maps.items()}
+            on_cross, flat = cross_share(maps)
+            print(f'{name} at {x},{y}: {on_cross:.1%} on the cross, flat: {flat:.1%}')
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    title = f'{args.image.name}, {Path(args.config).stem}'
+    draw(results, picture, images.shape[-2:], title).savefig(args.out, dpi=100)
+    np.savez_compressed(args.out.with_suffix('.npz'), picture=picture, **arrays)
+    print(f'wrote {args.out} and {args.out.with_suffix(".npz")}')
+
+
+if __name__ == '__main__':
+    main()
