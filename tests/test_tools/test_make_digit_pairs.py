@@ -59,13 +59,15 @@ def pairs(tmp_path_factory):
 
 @pytest.mark.parametrize(('split', 'count'), [('train', 40), ('val', 20)])
 def test_the_class_is_the_way_round_the_circle(pairs, split, count):
-    labels = load_digits().target
+    labels, numbers = load_digits().target, set()
     seen = Counter()
     for path in (pairs / split).glob('pair_*/*.png'):
         left, right = (int(labels[index]) for index in places(path))
         expected = 'pair_after' if (left, right) in AFTER else 'pair_before'
         assert path.parent.name == expected
         seen[left, right] += 1
+        numbers.add(int(path.stem.split('_')[0]))
+    assert numbers == set(range(count))
     assert seen == dict.fromkeys(permutations(range(5), 2), count // 20)
 
 

@@ -183,7 +183,7 @@ def draw_curves(curves, last, path):
 
     ``curves`` holds of each seed two dicts as read_curve returns them.
     """
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
+    figure, axes = plt.subplots(figsize=(7, 5), layout='constrained')
     epochs = np.arange(1, last + 1)
     for i, (name, colour) in enumerate(zip(NETWORKS, COLOURS, strict=True)):
         # an interrupted validation leaves a gap
@@ -198,7 +198,7 @@ def draw_curves(curves, last, path):
     axes.axhline(CHANCE, color='grey', linestyle=':', label='chance')
     axes.set(xlabel='epoch', ylabel='accuracy on pairs of held-out digits, %')
     axes.set_xticks(epochs)
-    axes.legend(loc='best')
+    figure.legend(loc='outside upper center')
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -214,7 +214,7 @@ def draw_task(data, path):
         axis.imshow(plt.imread(picture))
         axis.set_title(picture.parent.name, fontsize=10)
         axis.axis('off')
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
