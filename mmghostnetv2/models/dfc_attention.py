@@ -42,8 +42,10 @@ def restore(x: Tensor, size: tuple[int, int], up_sampling: str = 'nearest') -> T
     # LiteRT takes other pixels where the size is no multiple.
     doubled = [2 if side > 1 else 1 for side in size]
     x = F.interpolate(x, scale_factor=doubled, mode='nearest')
-    below, right = (side - have for side, have in zip(size, x.shape[-2:], strict=True))
-    return F.pad(x, (right, 0, below, 0), mode='replicate') if below or right else x
+    for dim, side in zip((-2, -1), size, strict=True):
+        if x.shape[dim] < side:  # odd: the first row or column once more
+            x = torch.cat([x.narrow(dim, 0, 1), x], dim)
+    return x
 
 
 @register_model

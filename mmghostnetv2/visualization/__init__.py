@@ -1,4 +1,5 @@
 from .attention_maps import (
+    cross_shares,
     decoupled_attention,
     down_sampled_position,
     full_attention,
@@ -7,6 +8,7 @@ from .attention_maps import (
 )
 
 __all__ = [
+    'cross_shares',
     'decoupled_attention',
     'down_sampled_position',
     'full_attention',

@@ -65,7 +65,10 @@ def down_sampled_position(
 
 
 def decoupled_attention(
-    attention: DFCAttention, size: tuple[int, int], position: tuple[int, int]
+    attention: DFCAttention,
+    size: tuple[int, int],
+    position: tuple[int, int],
+    channel: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weights by which the features Z enter the attention A (Eqs. 4 and 5, Figure 6).
 
@@ -90,17 +93,38 @@ def decoupled_attention(
         RuntimeError: The attention is in training mode.
         TypeError: A norm is no batch norm, and so has no scale that is a weight.
     """
-    _check(attention, size, position)
-    _, _, row, row_norm, column, column_norm = attention
-    place = down_sampled_position(size, position)
-    vertical = _line(column, column_norm, size[0], place[0])
-    horizontal = _line(row, row_norm, size[1], place[1])
+    vertical, horizontal = _lines(attention, size, position)
+    if channel is not None:
+        vertical, horizontal = vertical[[channel]], horizontal[[channel]]
     product = vertical[:, :, None] * horizontal[:, None, :]
     return vertical.mean(0), horizontal.mean(0), product.mean(0)
 
 
+def cross_shares(
+    attention: DFCAttention, size: tuple[int, int], position: tuple[int, int]
+) -> Tensor:
+    """Share of each channel's decoupled weights on the position's row and column.
+
+    Arguments and errors are those of :func:`decoupled_attention`.
+
+    Returns:
+        Tensor: From 0 to 1, of shape (out_channels,).
+    """
+    lines = _lines(attention, size, position)
+    off = [
+        1 - line[:, place] / line.sum(1)
+        for line, place in zip(
+            lines, down_sampled_position(size, position), strict=True
+        )
+    ]
+    return 1 - off[0] * off[1]
+
+
 def full_attention(
-    attention: DFCAttention, features: Tensor, position: tuple[int, int]
+    attention: DFCAttention,
+    features: Tensor,
+    position: tuple[int, int],
+    channel: int | None = None,
 ) -> Tensor:
     """How much the gate at one position depends on every position of the features.
 
@@ -112,6 +136,7 @@ def full_attention(
         attention (DFCAttention): The attention, in eval mode.
         features (Tensor): Its input features X, of shape (1, in_channels, H, W).
         position (tuple[int, int]): Row and column of the value of the gate.
+        channel (int, optional): Channel of the gate; the mean over all by default.
 
     Returns:
         Tensor: Change of the gate, whose range is 0 to 1, per unit of X, of shape
@@ -123,26 +148,32 @@ def full_attention(
     """
     size = features.shape[-2:]
     _check(attention, size, position)
-    channels = attention[4].out_channels
+    channels = torch.arange(attention[4].out_channels, device=features.device)
+    if channel is not None:
+        channels = channels[[channel]]
     total = features.new_zeros(size)
-    for part in torch.arange(channels, device=features.device).split(32):
+    for part in channels.split(32):
         # a copy of X for each channel of the gate: one backward pass serves them all
         copies = features.detach().expand(len(part), -1, -1, -1).requires_grad_()
         with torch.enable_grad():
             gate = attention.gate(copies)[:, :, position[0], position[1]]
             own = gate.gather(1, part[:, None]).sum()
         total += torch.autograd.grad(own, copies)[0].norm(dim=1).sum(0)
-    return total / channels
+    return total / len(channels)
 
 
 def image_sensitivity(
-    attention: DFCAttention, features: Tensor, images: Tensor, position: tuple[int, int]
+    attention: DFCAttention,
+    features: Tensor,
+    images: Tensor,
+    position: tuple[int, int],
+    channel: int | None = None,
 ) -> Tensor:
     """How much the gate at one position depends on every pixel of the image.
 
-    That is the 2-norm over the colours of d g / d image(:, y, x), g the mean of the
-    gate over its channels; it goes through all layers before the attention, other gates
-    among them.
+    That is the 2-norm over the colours of d g / d image(:, y, x), g one channel of the
+    gate or the mean over them; it goes through all layers before the attention, other
+    gates among them.
 
     Args:
         attention (DFCAttention): The attention, in eval mode.
@@ -150,6 +181,7 @@ def image_sensitivity(
             from ``images`` with autograd.
         images (Tensor): The network's input, of shape (1, 3, height, width).
         position (tuple[int, int]): Row and column of the value of the gate.
+        channel (int, optional): Channel of the gate; the mean over all by default.
 
     Returns:
         Tensor: Change of the gate per unit of ``images``, of shape (height, width).
@@ -161,7 +193,8 @@ def image_sensitivity(
     """
     _check(attention, features.shape[-2:], position)
     with torch.enable_grad():
-        gate = attention.gate(features)[0, :, position[0], position[1]].mean()
+        gate = attention.gate(features)[0, :, position[0], position[1]]
+        gate = gate.mean() if channel is None else gate[channel]
     (gradient,) = torch.autograd.grad(gate, images, retain_graph=True)
     return gradient[0].norm(dim=0)
 
@@ -173,6 +206,15 @@ def _check(attention: DFCAttention, size, position: tuple[int, int]) -> None:
         raise IndexError(
             f'position {tuple(position)} lies outside features of size {tuple(size)}'
         )
+
+
+def _lines(attention: DFCAttention, size, position) -> tuple[Tensor, Tensor]:
+    """Absolute vertical and horizontal weights, (C, H / 2) and (C, W / 2)."""
+    _check(attention, size, position)
+    _, _, row, row_norm, column, column_norm = attention
+    place = down_sampled_position(size, position)
+    vertical = _line(column, column_norm, size[0], place[0])
+    return vertical, _line(row, row_norm, size[1], place[1])
 
 
 def _line(conv: nn.Conv2d, norm: nn.Module, side: int, index: int) -> Tensor:

@@ -29,6 +29,7 @@ model = dict(
 pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='CenterCrop', crop_size=(96, 64)),
+    dict(type='LoadAnnotations'),  # of which a single picture has none
     dict(type='PackInputs'),
 ]
 test_dataloader = dict(dataset=dict(pipeline=pipeline))
@@ -135,7 +136,56 @@ def test_a_classifiers_maps(tool, classifier, picture, tmp_path, capsys):
     # in the corner 3 x 3 of the 5 x 5 are left
     assert printed.count(f'flat: {5 / 9:.1%}') == 1
     with Image.open(out) as image:
-        assert image.width == 1600 and len(image.convert('RGB').getcolors(2**20)) > 99
+        assert image.width == 1170 and len(image.convert('RGB').getcolors(2**20)) > 99
+
+
+def test_one_channel(tool, classifier, picture, tmp_path, capsys):
+    """By its number, and the one with most of its weight on the cross."""
+    attention = classifier.network.blocks[3][0].ghost1.short_conv
+    _, _, row, row_norm, column, column_norm = attention
+    taps = [
+        (
+            conv.weight.flatten(1)
+            * (norm.weight / (norm.running_var + 1e-5).sqrt())[:, None]
+        )
+        .abs()
+        .detach()
+        for conv, norm in ((column, column_norm), (row, row_norm))
+    ]
+    products = torch.einsum('ch,cw->chw', *taps)  # all inside the 8 x 12 places
+    shares = [(p[2].sum() + p[:, 2].sum() - p[2, 2]) / p.sum() for p in products]
+    best = int(np.argmax(shares))
+
+    out = tmp_path / 'maps.png'
+    arguments = [classifier.config, classifier.checkpoint, picture[0], '--out', out]
+    arguments = [*map(str, arguments), '--blocks', '3.0', '--positions', '24,32']
+    seen = {}
+    for choice, channel in (('1', 1), ('cross', best)):
+        tool.main([*arguments, '--channel', choice])
+        printed = f'3.0 at 24,32, channel {channel}: {shares[channel]:.1%} on the cross'
+        assert printed in capsys.readouterr().out
+        arrays = np.load(out.with_suffix('.npz'))
+        maps = {name.split('/')[-1]: arrays[name] for name in arrays}
+        np.testing.assert_allclose(
+            maps['product'][2:7, 1:6], products[channel], rtol=1e-4
+        )
+        assert maps['product'].sum() == pytest.approx(products[channel].sum(), rel=1e-4)
+        seen[choice] = maps
+    # what else is drawn is of this channel, too: it leaves nothing of the others
+    for name in ('gate', 'full', 'image'):
+        assert not np.allclose(seen['1'][name], seen['cross'][name])
+    x = torch.tensor((seen['1']['picture'] - np.array(MEAN)) / STD, dtype=torch.float32)
+    with torch.no_grad():
+        network = classifier.network
+        x = network.act1(network.bn1(network.conv_stem(x.permute(2, 0, 1)[None])))
+        x = network.blocks[:3](x)
+        gate = attention.gate(x)[0, 1]
+    np.testing.assert_allclose(seen['1']['gate'], gate, rtol=1e-4)
+    full = full_attention(attention, x, (8, 6), channel=1)
+    x.requires_grad_()
+    attention.gate(x)[0, 1, 8, 6].backward()
+    torch.testing.assert_close(full, x.grad[0].norm(dim=0))
+    np.testing.assert_allclose(seen['1']['full'], full, rtol=1e-4, atol=1e-8)
 
 
 def test_a_detectors_maps_by_the_command(picture, tmp_path):
@@ -167,11 +217,11 @@ def test_a_detectors_maps_by_the_command(picture, tmp_path):
     assert out.is_file()
 
 
-def peaked():
-    """Maps of an attention whose taps are largest in the middle."""
+def peaked(end):
+    """Maps of an attention whose taps fall from one in the middle to ``end``."""
     attention = DFCAttention(1).eval()
     for conv in (attention[2], attention[4]):
-        conv.weight.data[:] = torch.tensor([0.1, 0.3, 1, 0.3, 0.1]).view_as(conv.weight)
+        conv.weight.data[:] = torch.tensor([end, 0.4, 1, 0.4, end]).view_as(conv.weight)
     features = torch.randn(1, 1, 16, 24)
     vertical, horizontal, product = decoupled_attention(attention, (16, 24), (8, 6))
     maps = dict(product=product, full=full_attention(attention, features, (8, 6)))
@@ -187,7 +237,7 @@ def peaked():
 
 def test_what_is_drawn_where(tool):
     """A picture of 90 x 60 pixels in an input of 96 x 64: four pixels a feature."""
-    maps = peaked()
+    maps = peaked(0.2)
     picture = np.full((60, 90, 3), 200, np.uint8)
     figure = tool.draw([('2.0', (24, 32), maps)] * 2, picture, (64, 96), 'the title')
     figure.canvas.draw()
@@ -205,6 +255,8 @@ def test_what_is_drawn_where(tool):
         assert drawn.get_extent() == [0, 96, 64, 0]
         assert panel.get_xlim() == (0, 90) and panel.get_ylim() == (60, 0)
     assert gate.images[0].get_extent() == [0, 90, 60, 0]
+    weights = maps['product'][maps['product'] > 0]  # the widest range of all
+    largest = np.abs(np.log2(weights / weights.mean())).max()
     for panel, name in (
         (vertical, 'vertical'),
         (horizontal, 'horizontal'),
@@ -218,6 +270,7 @@ def test_what_is_drawn_where(tool):
         expected = np.log2(weights[weights > 0] / weights[weights > 0].mean())
         np.testing.assert_allclose(shown.compressed(), expected, rtol=1e-5)
         assert drawn.get_extent() == [0, 96, 64, 0]
+        assert drawn.norm.vmax == -drawn.norm.vmin == pytest.approx(largest)
         # columns 1 to 5 and rows 2 to 6, of eight pixels each, and one around
         assert panel.get_xlim() == (0, 56) and panel.get_ylim() == (64, 8)
     (frame,) = gate.patches
@@ -225,27 +278,34 @@ def test_what_is_drawn_where(tool):
 
 
 def test_half_sized_maps_end_where_the_features_they_read_do(tool):
-    """Of seven rows and columns of eight pixels each the last are not read."""
-    attention, size, position = DFCAttention(1).eval(), (7, 7), (3, 3)
+    """Of seven rows of 8 pixels and five columns of 12 the last are not read."""
+    attention, size, position = DFCAttention(1).eval(), (7, 5), (3, 2)
+    attention[2].weight.data.fill_(0.5)
+    attention[4].weight.data.fill_(0.5)
     features = torch.randn(1, 1, *size)
     names = 'vertical', 'horizontal', 'product'
     maps = dict.fromkeys(names, decoupled_attention(attention, size, position)[2])
     maps['full'] = full_attention(attention, features, position)
-    maps |= dict(gate=attention.gate(features)[0, 0], image=torch.rand(56, 56))
+    maps |= dict(gate=attention.gate(features)[0, 0], image=torch.rand(56, 60))
     maps = {name: value.detach().numpy() for name, value in maps.items()}
-    picture = np.zeros((56, 56, 3), np.uint8)
-    figure = tool.draw([('8.3', (28, 28), maps)], picture, (56, 56), '')
+    assert maps['product'].shape == (3, 2)
+    assert [places.max() for places in maps['full'].nonzero()] == [5, 3]
+    picture = np.zeros((56, 60, 3), np.uint8)
+    figure = tool.draw([('8.3', (28, 28), maps)], picture, (56, 60), '')
     for panel in figure.axes[1:4]:
         assert panel.images[0].get_extent() == [0, 48, 48, 0]
-    assert figure.axes[4].images[0].get_extent() == [0, 56, 56, 0]
-    assert np.flatnonzero(maps['full'].any(0)).max() == 5
+        assert panel.get_xlim() == (-24, 72) and panel.get_ylim() == (64, -16)
+        # weights that are all equal: the scale goes to a factor of two still
+        assert (panel.images[0].norm.vmin, panel.images[0].norm.vmax) == (-1, 1)
+    assert figure.axes[4].images[0].get_extent() == [0, 60, 56, 0]
 
 
 def test_a_cross_is_red_on_blue(tool):
     """Pixel by pixel of the decoupled panel."""
     figure = tool.draw(
-        [('2.0', (24, 32), peaked())], np.zeros((64, 96, 3), np.uint8), (64, 96), ''
+        [('2.0', (24, 32), peaked(0.02))], np.zeros((64, 96, 3), np.uint8), (64, 96), ''
     )
+    assert figure.axes[3].images[0].norm.vmax == 3  # an eighth and less are alike
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     panel = figure.axes[3]
@@ -304,6 +364,8 @@ def test_positions(tool, text, pixel):
         (['--positions', '0,64'], 'position 0,64 is outside the picture'),
         (['--positions', '0.5,1.01'], 'position 0.5,1.01 is outside the picture'),
         (['--positions', '0.5'], 'position 0.5 is not X,Y such as'),
+        (['--channel', '999'], 'channel 999 is none of 0 to '),
+        (['--channel', 'top'], 'channel top is none of 0 to .*, mean or cross'),
         (['--positions', 'a,b'], 'position a,b is not X,Y such as'),
         (['--blocks', '0.0'], 'no DFC attention in block 0.0; blocks with it: 2.0, 3.'),
         (['--blocks', '2.0', '9.7'], 'no such block 9.7; blocks with it: 2.0, 3.0'),

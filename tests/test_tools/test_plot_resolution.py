@@ -156,6 +156,11 @@ def test_plot(tool, fake, tmp_path, monkeypatch):
             np.testing.assert_allclose(line.get_xdata(), [64, 128, 256])
             np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-6)
     np.testing.assert_allclose(points[2].get_ydata(), 2 * n**1.1 + 3 * n**2)
+    # a network's curve from its attention's, which has the same colour
+    assert [line.get_linestyle() for line in lines] == [*'---', '--', '--']
+    assert [point.get_markerfacecolor() == 'white' for point in points] == (
+        [False] * 3 + [True] * 2
+    )
     picture = np.asarray(Image.open(tmp_path / 'resolution.png').convert('RGB'))
     for colour in (GREY, ORANGE, BLUE):
         assert (picture == colour).all(-1).sum() > 500

@@ -32,6 +32,7 @@ from PIL import Image
 
 from mmghostnetv2.checkpoint import read_weights
 from mmghostnetv2.visualization import (
+    cross_shares,
     decoupled_attention,
     down_sampled_position,
     full_attention,
@@ -44,8 +45,8 @@ TITLES = {
     'vertical': 'vertical  $|F^H|$',
     'horizontal': 'horizontal  $|F^W|$',
     'product': 'decoupled  $|F^H|\\,|F^W|$',
-    'full': 'full  $\\Vert\\partial\\,$gate$\\,/\\,\\partial X\\Vert$',
-    'image': 'network  $\\Vert\\partial\\,$gate$\\,/\\,\\partial\\,$image$\\Vert$',
+    'full': 'full  $\\Vert\\partial g\\,/\\,\\partial X\\Vert$',
+    'image': 'network  $\\Vert\\partial g\\,/\\,\\partial I\\,\\Vert$',
 }
 
 
@@ -145,26 +146,45 @@ def locate(text, width, height):
     return tuple(pixel)
 
 
-def compute(attention, features, images, pixel):
-    """Compute one attention's maps for a pixel, as arrays, with the lines in place."""
+def choose_channel(attention, size, position, choice):
+    """Turn --channel into the number of one, or None for the mean over all."""
+    if choice == 'mean':
+        return None
+    if choice == 'cross':
+        return int(cross_shares(attention, size, position).argmax())
+    channels = attention[4].out_channels
+    if not choice.isdecimal() or int(choice) >= channels:
+        sys.exit(f'channel {choice} is none of 0 to {channels - 1}, mean or cross')
+    return int(choice)
+
+
+def compute(attention, features, images, pixel, choice='mean'):
+    """Compute one attention's maps for a pixel and the channel that they are of.
+
+    The maps are arrays, with the lines in place.
+    """
     size = tuple(features.shape[-2:])
     position = tuple(
         p * side // full
         for p, side, full in zip(pixel[::-1], size, images.shape[-2:], strict=True)
     )
     row, column = down_sampled_position(size, position)
-    vertical, horizontal, product = decoupled_attention(attention, size, position)
+    channel = choose_channel(attention, size, position, choice)
+    vertical, horizontal, product = decoupled_attention(
+        attention, size, position, channel
+    )
+    gate = attention.gate(features)[0]
     maps = dict(
-        gate=attention.gate(features)[0].mean(0),
+        gate=gate.mean(0) if channel is None else gate[channel],
         vertical=product.new_zeros(product.shape),
         horizontal=product.new_zeros(product.shape),
         product=product,
-        full=full_attention(attention, features, position),
-        image=image_sensitivity(attention, features, images, position),
+        full=full_attention(attention, features, position, channel),
+        image=image_sensitivity(attention, features, images, position, channel),
     )
     maps['vertical'][:, column] = vertical
     maps['horizontal'][row] = horizontal
-    return {name: value.detach().numpy() for name, value in maps.items()}
+    return {name: value.detach().numpy() for name, value in maps.items()}, channel
 
 
 def cross_share(maps):
@@ -228,16 +248,16 @@ def draw_row(axes, maps, pixel, picture, size, norm):
 
 def draw(results, picture, size, title):
     """Draw a row of panels for each (label, pixel, maps)."""
-    figure = Figure((16, 2.9 * len(results) + 1.2), layout='constrained')
+    figure = Figure((13, 2.4 * len(results) + 1), layout='constrained')
     figure.suptitle(title)
     axes = figure.subplots(len(results), len(TITLES), squeeze=False)
-    # one colour scale for all, so that a faint pattern looks faint
+    # one colour scale for all, to a factor of two at least: what is faint looks faint
     logs = [
         np.abs(relative(maps[name])).max()
         for *_, maps in results
         for name in ('vertical', 'horizontal', 'product')
     ]
-    limit = min(max(logs), 3)
+    limit = np.clip(max(logs), 1, 3)
     norm = Normalize(-limit, limit)
     for row, (label, pixel, maps) in zip(axes, results, strict=True):
         draw_row(row, maps, pixel, picture, size, norm)
@@ -277,6 +297,13 @@ def main(argv=None):
         'decimal point, in fractions of its sides (default: 0.5,0.5)',
     )
     add(
+        '--channel',
+        default='mean',
+        metavar='CHANNEL',
+        help='channel of the gate, mean of all, or cross: the one with the largest '
+        'share of its weight on the row and the column (default: mean)',
+    )
+    add(
         '--out',
         type=Path,
         default=Path('dfc_attention.png'),
@@ -309,16 +336,20 @@ def main(argv=None):
         shape = ' x '.join(map(str, features.shape[1:]))
         for x, y in pixels:
             try:
-                maps = compute(attention, features, images, (x, y))
+                maps, channel = compute(
+                    attention, features, images, (x, y), args.channel
+                )
             except TypeError as error:
                 sys.exit(f'block {name}: {error}')
-            results.append((f'{name}\nX: {shape}', (x, y), maps))
+            of = '' if channel is None else f', channel {channel}'
+            results.append((f'{name} at {x},{y}{of}\nX: {shape}', (x, y), maps))
             arrays |= {f'{name}/{x},{y}/{key}': value for key, value in maps.items()}
             on_cross, flat = cross_share(maps)
-            print(f'{name} at {x},{y}: {on_cross:.1%} on the cross, flat: {flat:.1%}')
+            shares = f'{on_cross:.1%} on the cross, flat: {flat:.1%}'
+            print(f'{name} at {x},{y}{of}: {shares}')
     args.out.parent.mkdir(parents=True, exist_ok=True)
     title = f'{args.image.name}, {Path(args.config).stem}'
-    draw(results, picture, images.shape[-2:], title).savefig(args.out, dpi=100)
+    draw(results, picture, images.shape[-2:], title).savefig(args.out, dpi=90)
     np.savez_compressed(args.out.with_suffix('.npz'), picture=picture, **arrays)
     print(f'wrote {args.out} and {args.out.with_suffix(".npz")}')
 
