@@ -169,7 +169,8 @@ def test_one_channel(tool, classifier, picture, tmp_path, capsys):
         np.testing.assert_allclose(
             maps['product'][2:7, 1:6], products[channel], rtol=1e-4
         )
-        assert maps['product'].sum() == pytest.approx(products[channel].sum(), rel=1e-4)
+        total = products[channel].sum().item()
+        assert maps['product'].sum() == pytest.approx(total, rel=1e-4)
         seen[choice] = maps
     # what else is drawn is of this channel, too: it leaves nothing of the others
     for name in ('gate', 'full', 'image'):
