@@ -1,5 +1,4 @@
 from .attention_maps import (
-    cross_shares,
     decoupled_attention,
     down_sampled_position,
     full_attention,
@@ -8,7 +7,6 @@ from .attention_maps import (
 )
 
 __all__ = [
-    'cross_shares',
     'decoupled_attention',
     'down_sampled_position',
     'full_attention',

@@ -93,31 +93,15 @@ def decoupled_attention(
         RuntimeError: The attention is in training mode.
         TypeError: A norm is no batch norm, and so has no scale that is a weight.
     """
-    vertical, horizontal = _lines(attention, size, position)
+    _check(attention, size, position)
+    _, _, row, row_norm, column, column_norm = attention
+    place = down_sampled_position(size, position)
+    vertical = _line(column, column_norm, size[0], place[0])
+    horizontal = _line(row, row_norm, size[1], place[1])
     if channel is not None:
         vertical, horizontal = vertical[[channel]], horizontal[[channel]]
     product = vertical[:, :, None] * horizontal[:, None, :]
     return vertical.mean(0), horizontal.mean(0), product.mean(0)
-
-
-def cross_shares(
-    attention: DFCAttention, size: tuple[int, int], position: tuple[int, int]
-) -> Tensor:
-    """Share of each channel's decoupled weights on the position's row and column.
-
-    Arguments and errors are those of :func:`decoupled_attention`.
-
-    Returns:
-        Tensor: From 0 to 1, of shape (out_channels,).
-    """
-    lines = _lines(attention, size, position)
-    off = [
-        1 - line[:, place] / line.sum(1)
-        for line, place in zip(
-            lines, down_sampled_position(size, position), strict=True
-        )
-    ]
-    return 1 - off[0] * off[1]
 
 
 def full_attention(
@@ -206,15 +190,6 @@ def _check(attention: DFCAttention, size, position: tuple[int, int]) -> None:
         raise IndexError(
             f'position {tuple(position)} lies outside features of size {tuple(size)}'
         )
-
-
-def _lines(attention: DFCAttention, size, position) -> tuple[Tensor, Tensor]:
-    """Absolute vertical and horizontal weights, (C, H / 2) and (C, W / 2)."""
-    _check(attention, size, position)
-    _, _, row, row_norm, column, column_norm = attention
-    place = down_sampled_position(size, position)
-    vertical = _line(column, column_norm, size[0], place[0])
-    return vertical, _line(row, row_norm, size[1], place[1])
 
 
 def _line(conv: nn.Conv2d, norm: nn.Module, side: int, index: int) -> Tensor:

@@ -32,11 +32,11 @@ from mmpretrain import get_model
 from rich.progress import track
 
 from mmghostnetv2 import config_path
-from mmghostnetv2.analysis.complexity import count
-from mmghostnetv2.analysis.latency import (
+from mmghostnetv2.analysis import (
     RUNTIMES,
     build_runner,
     check_runtime,
+    count,
     describe_machine,
     paired_ratios,
     quartiles,

@@ -32,7 +32,6 @@ from PIL import Image
 
 from mmghostnetv2.checkpoint import read_weights
 from mmghostnetv2.visualization import (
-    cross_shares,
     decoupled_attention,
     down_sampled_position,
     full_attention,
@@ -146,22 +145,10 @@ def locate(text, width, height):
     return tuple(pixel)
 
 
-def choose_channel(attention, size, position, choice):
-    """Turn --channel into the number of one, or None for the mean over all."""
-    if choice == 'mean':
-        return None
-    if choice == 'cross':
-        return int(cross_shares(attention, size, position).argmax())
-    channels = attention[4].out_channels
-    if not choice.isdecimal() or int(choice) >= channels:
-        sys.exit(f'channel {choice} is none of 0 to {channels - 1}, mean or cross')
-    return int(choice)
+def compute(attention, features, images, pixel, channel=None):
+    """Compute one attention's maps for a pixel, as arrays, with the lines in place.
 
-
-def compute(attention, features, images, pixel, choice='mean'):
-    """Compute one attention's maps for a pixel and the channel that they are of.
-
-    The maps are arrays, with the lines in place.
+    They are of one channel of the gate or, by default, means over all.
     """
     size = tuple(features.shape[-2:])
     position = tuple(
@@ -169,7 +156,9 @@ def compute(attention, features, images, pixel, choice='mean'):
         for p, side, full in zip(pixel[::-1], size, images.shape[-2:], strict=True)
     )
     row, column = down_sampled_position(size, position)
-    channel = choose_channel(attention, size, position, choice)
+    channels = attention[4].out_channels
+    if channel is not None and not 0 <= channel < channels:
+        sys.exit(f'channel {channel} is none of 0 to {channels - 1}')
     vertical, horizontal, product = decoupled_attention(
         attention, size, position, channel
     )
@@ -184,7 +173,7 @@ def compute(attention, features, images, pixel, choice='mean'):
     )
     maps['vertical'][:, column] = vertical
     maps['horizontal'][row] = horizontal
-    return {name: value.detach().numpy() for name, value in maps.items()}, channel
+    return {name: value.detach().numpy() for name, value in maps.items()}
 
 
 def cross_share(maps):
@@ -298,10 +287,8 @@ def main(argv=None):
     )
     add(
         '--channel',
-        default='mean',
-        metavar='CHANNEL',
-        help='channel of the gate, mean of all, or cross: the one with the largest '
-        'share of its weight on the row and the column (default: mean)',
+        type=int,
+        help='channel of the gate to draw (default: the mean over all)',
     )
     add(
         '--out',
@@ -336,12 +323,10 @@ def main(argv=None):
         shape = ' x '.join(map(str, features.shape[1:]))
         for x, y in pixels:
             try:
-                maps, channel = compute(
-                    attention, features, images, (x, y), args.channel
-                )
+                maps = compute(attention, features, images, (x, y), args.channel)
             except TypeError as error:
                 sys.exit(f'block {name}: {error}')
-            of = '' if channel is None else f', channel {channel}'
+            of = '' if args.channel is None else f', channel {args.channel}'
             results.append((f'{name} at {x},{y}{of}\nX: {shape}', (x, y), maps))
             arrays |= {f'{name}/{x},{y}/{key}': value for key, value in maps.items()}
             on_cross, flat = cross_share(maps)
