@@ -55,7 +55,7 @@ def _check_dependencies() -> None:
 _check_dependencies()
 
 from . import checkpoint, engine, models  # noqa: E402
-from .apis import config_path, list_configs, register_models  # noqa: E402
+from .apis import config_path, init_model, list_configs, register_models  # noqa: E402
 
 register_models()
 
@@ -64,6 +64,7 @@ __all__ = [
     'checkpoint',
     'config_path',
     'engine',
+    'init_model',
     'list_configs',
     'models',
 ]

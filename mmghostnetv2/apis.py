@@ -1,9 +1,15 @@
-"""Configs by their names, and the models of model-index.yml in mmpretrain's hub."""
+"""Configs by their names and their models, and mmpretrain's hub."""
 
 import warnings
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from .checkpoint import read_weights
 
 
 def _root() -> Path:
@@ -49,6 +55,59 @@ def config_path(name: str) -> str:
         close = get_close_matches(stem, configs) or configs
         raise ValueError(f'no config is named {name!r}; there are: {", ".join(close)}')
     return str(configs[stem])
+
+
+def init_model(
+    config: str | Path | Config,
+    checkpoint: str | None = None,
+    cfg_options: dict | None = None,
+) -> nn.Module:
+    """Build the model of a config of mmpretrain, mmdet or mmseg, on the CPU.
+
+    Unlike the libraries' own functions it is one for all of them, and it takes no
+    checkpoint that leaves a parameter at random values.
+
+    Args:
+        config (str | Path | Config): Config, or its file.
+        checkpoint (str, optional): File or URL with all weights; released ones and
+            timm's are fine for a classifier. Random weights by default.
+        cfg_options (dict, optional): Changes of the config, keys with dots.
+
+    Returns:
+        nn.Module: The model in eval mode; its config is ``cfg``.
+
+    Raises:
+        FileNotFoundError: There is no such config or checkpoint.
+        RuntimeError: The checkpoint cannot be read, or is one of another model.
+    """
+    if not isinstance(config, Config):
+        if not Path(config).is_file():
+            raise FileNotFoundError(f'no such config: {config}')
+        config = Config.fromfile(config)
+    cfg = config.copy()
+    cfg.merge_from_dict(cfg_options or {})
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    model_cfg = cfg.model.copy()
+    if 'data_preprocessor' in cfg:
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(model_cfg)
+    if checkpoint is not None:
+        weights = read_weights(checkpoint)
+        try:
+            lacking = model.load_state_dict(weights, strict=False).missing_keys
+        except RuntimeError as error:  # a line for each parameter of another shape
+            first = str(error).splitlines()[1].strip()
+            raise RuntimeError(
+                f'{checkpoint} is of another network: {first}'
+            ) from error
+        lacking = [key for key in lacking if not key.endswith('num_batches_tracked')]
+        if lacking:
+            raise RuntimeError(
+                f'{checkpoint} is of another network: it lacks {len(lacking)} '
+                f'parameters, {lacking[0]} among them'
+            )
+    model.cfg = cfg
+    return model.eval()
 
 
 def register_models() -> None:

@@ -25,12 +25,11 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from mmcv.transforms import Compose
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
-from mmghostnetv2.checkpoint import read_weights
+from mmghostnetv2 import init_model
 from mmghostnetv2.visualization import (
     decoupled_attention,
     down_sampled_position,
@@ -49,45 +48,18 @@ TITLES = {
 }
 
 
-def read_config(path, options):
-    """Read a config file, one clear line where it does not serve."""
+def build(config, checkpoint, options):
+    """Build the config's network with the weights, one clear line where it fails."""
     try:
-        cfg = Config.fromfile(path)
-    except FileNotFoundError as error:
-        sys.exit(f'no such config: {error}')
-    cfg.merge_from_dict(options)
-    if not cfg.get('test_dataloader'):
-        sys.exit(f'{path} has no test_dataloader, whose pipeline prepares the image')
-    return cfg
-
-
-def build(cfg, checkpoint):
-    """Build the config's network in eval mode, with all its weights from the file.
-
-    Maps of weights that were not loaded would look like any others.
-    """
-    if 'data_preprocessor' in cfg:
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(cfg.model)
-    try:
-        weights = read_weights(checkpoint)
+        model = init_model(config, checkpoint, options)
     except (FileNotFoundError, RuntimeError) as error:
-        sys.exit(f'no checkpoint: {error}')
-    try:
-        lacking = model.load_state_dict(weights, strict=False).missing_keys
-    except RuntimeError as error:  # a line for each parameter of another shape
-        first = str(error).splitlines()[1].strip()
-        sys.exit(f'{checkpoint} is of another network: {first}')
-    lacking = [key for key in lacking if not key.endswith('num_batches_tracked')]
-    if lacking:
-        sys.exit(
-            f'{checkpoint} is of another network: it lacks {len(lacking)} parameters, '
-            f'{lacking[0]} among them'
-        )
-    return model.eval()
+        sys.exit(str(error))
+    if not model.cfg.get('test_dataloader'):
+        sys.exit(f'{config} has no test_dataloader, whose pipeline prepares the image')
+    return model
 
 
-def read_image(cfg, model, path):
+def read_image(model, path):
     """Return the picture after the test pipeline, in RGB, and the network's input."""
     try:
         with Image.open(path) as image:
@@ -96,7 +68,7 @@ def read_image(cfg, model, path):
         sys.exit(f'no image: {error}')
     steps = [
         step
-        for step in cfg.test_dataloader.dataset.pipeline
+        for step in model.cfg.test_dataloader.dataset.pipeline
         if 'Annotations' not in str(step['type'])  # there are none
     ]
     data = Compose(steps)(dict(img_path=str(path), img_id=0))
@@ -309,10 +281,8 @@ def main(argv=None):
     if args.out.suffix[1:].lower() not in formats:
         parser.error(f'argument --out: {args.out.name} is no picture, such as maps.png')
 
-    cfg = read_config(args.config, args.cfg_options)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        model = build(cfg, args.checkpoint)
-        picture, images = read_image(cfg, model, args.image)
+    model = build(args.config, args.checkpoint, args.cfg_options)
+    picture, images = read_image(model, args.image)
     height, width = picture.shape[:2]
     pixels = [locate(text, width, height) for text in args.positions]
     images.requires_grad_()
