@@ -7,6 +7,8 @@ from mmpretrain.models import MobileNetV2
 from torch import Tensor, nn
 
 from .models.dfc_attention import check_choice
+from .models.fold_norms import fold_norms
+from .models.packed_conv import pack_convs
 from .registry import MODELS
 
 POSITIONS = ('expanded', 'output')
@@ -38,6 +40,8 @@ class MobileNetV2Attention(MobileNetV2):
         position (str): What it gates: 'expanded', the expanded features, by what the
             block's input says, for a layer that takes both as DFCAttention does; or
             'output', the projection's output, by itself, before the shortcut is added.
+        deploy (bool): Build the network as :meth:`switch_to_deploy` leaves it, for its
+            weights.
         kwargs: As in mmpretrain's MobileNetV2; outputs are its, too.
 
     Raises:
@@ -52,11 +56,23 @@ class MobileNetV2Attention(MobileNetV2):
         [(1, 1280, 7, 7)]
     """
 
-    def __init__(self, attention: dict, position: str = 'expanded', **kwargs) -> None:
+    def __init__(
+        self,
+        attention: dict,
+        position: str = 'expanded',
+        deploy: bool = False,
+        **kwargs,
+    ) -> None:
         check_choice('position', position, POSITIONS)
         self.attention = attention
         self.position = position
         super().__init__(**kwargs)
+        if deploy:
+            self.switch_to_deploy()
+
+    def switch_to_deploy(self) -> None:
+        """Fold the batch norms and pack the convolutions, as GhostNet's does."""
+        pack_convs(fold_norms(self))
 
     def make_layer(self, *args, **kwargs) -> nn.Sequential:
         """Build the parent's blocks and add the attention to each."""

@@ -1,9 +1,11 @@
 from .cbam import CBAM
 from .coordinate_attention import CoordinateAttention
 from .dfc_attention import DFCAttention
+from .fold_norms import fold_norms
 from .ghost_module import GhostBottleneck, GhostModule
 from .ghostnet import GhostNet
 from .ghostnetv2 import GhostNetV2
+from .packed_conv import PackedConv2d, pack_convs
 from .self_attention import GhostNetSelfAttention, SelfAttention
 from .squeeze_excite import SqueezeExcite
 
@@ -16,6 +18,9 @@ __all__ = [
     'GhostNet',
     'GhostNetSelfAttention',
     'GhostNetV2',
+    'PackedConv2d',
     'SelfAttention',
     'SqueezeExcite',
+    'fold_norms',
+    'pack_convs',
 ]

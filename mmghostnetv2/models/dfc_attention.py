@@ -1,7 +1,11 @@
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from ..registry import register_model
 
@@ -46,6 +50,43 @@ def restore(x: Tensor, size: tuple[int, int], up_sampling: str = 'nearest') -> T
         if x.shape[dim] < side:  # odd: the first row or column once more
             x = torch.cat([x.narrow(dim, 0, 1), x], dim)
     return x
+
+
+def concat(features: Sequence[Tensor]) -> Tensor:
+    """Concatenate features of shape (N, C, H, W) over the channels."""
+    return features[0] if len(features) == 1 else torch.cat(features, dim=1)
+
+
+def _gate(gate: Tensor, up_sampling: str, *features: Tensor) -> Tensor:
+    gate = restore(gate, features[0].shape[-2:], up_sampling)
+    if len(features) == 1:
+        return features[0] * gate
+    return concat(features).mul_(gate)  # in place of what nobody else has
+
+
+class _Gate(Function):
+    """:func:`_gate` that keeps less for the backward pass.
+
+    Autograd would keep the concatenation and the up-sampled gate. Both are made again,
+    of features that the convolutions before have kept anyway.
+    """
+
+    @staticmethod
+    def forward(ctx, gate: Tensor, up_sampling: str, *features: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, *features)
+        ctx.up_sampling = up_sampling
+        return _gate(gate, up_sampling, *features)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple:
+        gate, *features = ctx.saved_tensors
+        with torch.enable_grad():
+            gate = gate.detach().requires_grad_()
+            restored = restore(gate, features[0].shape[-2:], ctx.up_sampling)
+        (grad_gate,) = torch.autograd.grad(restored, gate, concat(features) * grad)
+        grads = (grad * restored.detach()).split([f.shape[1] for f in features], dim=1)
+        return grad_gate, None, *grads
 
 
 @register_model
@@ -126,6 +167,13 @@ class DFCAttention(nn.Sequential):
         self.down_sampling = down_sampling
         self.up_sampling = up_sampling
 
+    def _scale(self, gate: Tensor) -> Tensor:
+        return SCALINGS[self.scaling](gate)
+
+    def _small_gate(self, x: Tensor) -> Tensor:
+        gate = super().forward(halve(x, self.down_sampling))
+        return self._scale(gate) if self.scaling_position == 'before' else gate
+
     def gate(self, x: Tensor) -> Tensor:
         """Compute the gate, Sigmoid(A) of Eq. 6.
 
@@ -135,22 +183,25 @@ class DFCAttention(nn.Sequential):
         Returns:
             Tensor: Gate of shape (N, out_channels, H, W), from 0 to 1.
         """
-        gate = super().forward(halve(x, self.down_sampling))
-        scale = SCALINGS[self.scaling]
-        if self.scaling_position == 'before':
-            gate = scale(gate)
+        gate = self._small_gate(x)
         gate = restore(gate, x.shape[-2:], self.up_sampling)
-        return gate if self.scaling_position == 'before' else scale(gate)
+        return self._scale(gate) if self.scaling_position == 'after' else gate
 
-    def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *features: Tensor) -> Tensor:
         """Gate features by what ``x`` says of each position.
 
         Args:
             x (Tensor): Features of shape (N, in_channels, H, W), any H and W >= 1.
-            features (Tensor, optional): Features to gate, of shape (N, out_channels, H,
-                W), in a Ghost module its output; ``x`` itself by default.
+            features (Tensor): Features to gate, in a Ghost module the two halves of its
+                output, which are concatenated: together of shape (N, out_channels, H,
+                W). ``x`` itself by default.
 
         Returns:
-            Tensor: Gated features, of the shape of ``features``.
+            Tensor: Gated features, of shape (N, out_channels, H, W).
         """
-        return (x if features is None else features) * self.gate(x)
+        features = features or (x,)
+        traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        if self.scaling_position == 'before' and not traced:
+            function = _Gate.apply if torch.is_grad_enabled() else _gate
+            return function(self._small_gate(x), self.up_sampling, *features)
+        return concat(features) * self.gate(x)

@@ -5,6 +5,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..registry import MODELS as OWN_MODELS
+from .packed_conv import pack_convs
 
 
 def fold_norms(module: nn.Module) -> nn.Module:
@@ -49,4 +50,4 @@ def build_folded(base: str, **cfg) -> nn.Module:
     Returns:
         nn.Module: The model, in eval mode.
     """
-    return fold_norms(MODELS.build(dict(type=base, **cfg)))
+    return pack_convs(fold_norms(MODELS.build(dict(type=base, **cfg))))

@@ -73,10 +73,12 @@ class GhostModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
         primary = self.primary_conv(x)
-        out = torch.cat([primary, self.cheap_operation(primary)], dim=1)
-        # an odd number of channels leaves one too many
-        out = out[:, : self.out_channels]
-        return out if self.short_conv is None else self.short_conv(x, out)
+        cheap = self.cheap_operation(primary)
+        if self.out_channels % 2:  # one too many
+            cheap = cheap[:, :-1]
+        if self.short_conv is None:
+            return torch.cat([primary, cheap], dim=1)
+        return self.short_conv(x, primary, cheap)
 
 
 class GhostBottleneck(nn.Module):

@@ -3,7 +3,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .dfc_attention import halve, restore
+from .dfc_attention import concat, halve, restore
 from .ghostnet import GhostNet
 
 
@@ -80,11 +80,11 @@ class SelfAttention(nn.Module):
         out = out.reshape(n, channels, rows * size, columns * size)
         return x + out[..., :height, :width]
 
-    def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *features: Tensor) -> Tensor:
         """Gate features; arguments and result are those of DFCAttention."""
         gate = self.proj(self.attend(halve(x))).sigmoid()
         gate = restore(gate, x.shape[-2:])
-        return (x if features is None else features) * gate
+        return concat(features or (x,)) * gate
 
 
 @MODELS.register_module()
