@@ -84,8 +84,15 @@ class _Gate(Function):
         with torch.enable_grad():
             gate = gate.detach().requires_grad_()
             restored = restore(gate, features[0].shape[-2:], ctx.up_sampling)
-        (grad_gate,) = torch.autograd.grad(restored, gate, concat(features) * grad)
-        grads = (grad * restored.detach()).split([f.shape[1] for f in features], dim=1)
+        products, grads = torch.empty_like(grad), []
+        parts = [f.shape[1] for f in features]
+        for i, feature in enumerate(features):
+            part, factor, product = (
+                x.split(parts, dim=1)[i] for x in (grad, restored.detach(), products)
+            )
+            grads.append(part * factor)
+            torch.mul(part, feature, out=product)
+        (grad_gate,) = torch.autograd.grad(restored, gate, products)
         return grad_gate, None, *grads
 
 
