@@ -1,0 +1,1 @@
+"""Networks of all three libraries as files that other runtimes take."""

@@ -1,0 +1,202 @@
+"""What a program without OpenMMLab must know to use an exported model.
+
+It lies beside the model, NAME.onnx.json beside NAME.onnx, and is what
+``tools/deployment/run.py`` reads.
+"""
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+from ..version import __version__
+from .networks import Detector, find_task, pixel_format
+
+LIBRARIES = dict(
+    classification='mmpretrain', detection='mmdet', segmentation='mmsegmentation'
+)
+# steps of a test pipeline that leave the picture as it is
+NEUTRAL = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs')
+NEUTRAL += ('PackSegInputs',)
+
+
+def dataset_meta(cfg: Config, checkpoint: str | None = None) -> dict:
+    """Look up the classes and the palette: the checkpoint's or those of the test data.
+
+    Args:
+        cfg (Config): Config of a model.
+        checkpoint (str, optional): File or URL of its weights.
+
+    Returns:
+        dict: 'classes' and 'palette', each a list or None.
+    """
+    meta = {}
+    if checkpoint is not None:
+        saved = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+        meta = (saved.get('meta') or {}).get('dataset_meta') or {}
+    if not meta.get('classes') and cfg.get('test_dataloader'):
+        dataset = cfg.test_dataloader.dataset
+        while 'dataset' in dataset:
+            dataset = dataset.dataset
+        with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+            known = registry.get(dataset.type)
+        meta = getattr(known, 'METAINFO', {}) | dict(dataset.get('metainfo') or {})
+    return {
+        key: [part if isinstance(part, str) else list(part) for part in meta[key]]
+        if isinstance(meta.get(key), (list, tuple))
+        else None
+        for key in ('classes', 'palette')
+    }
+
+
+def _pair(scale) -> list[int]:
+    return [scale, scale] if isinstance(scale, int) else list(scale)
+
+
+def preparation(cfg: Config, size: Sequence[int], dynamic: bool = False) -> dict:
+    """Describe how the test pipeline makes the network's input of a picture.
+
+    Args:
+        cfg (Config): Config of a model.
+        size (Sequence[int]): Height and width of the network's input.
+        dynamic (bool): Whether it takes other sizes, too.
+
+    Returns:
+        dict: 'resize' is 'stretch' (to 'size', [H, W]), 'fit' (inside 'size', or by
+        'scale', the longest and the shortest side, where sizes are free), 'short_edge'
+        (to 'edge', then the middle of 'size') or 'none'; with 'backend' and
+        'interpolation'. 'pad_value' is the grey level that the pipeline pads with, or
+        None. 'unknown' lists the steps that this does not describe.
+    """
+    found = dict(resize='none', backend='cv2', interpolation='bilinear')
+    found |= dict(pad_value=None, pad_to=None if dynamic else list(size), unknown=[])
+    dataset = cfg.test_dataloader.dataset if cfg.get('test_dataloader') else {}
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    edge = None
+    for step in dataset.get('pipeline', []):
+        kind = str(step.type).rpartition('.')[2]
+        if kind in ('Resize', 'ResizeEdge'):
+            for key in ('backend', 'interpolation'):
+                found[key] = step.get(key, found[key])
+        if kind == 'Resize' and step.get('keep_ratio'):
+            found['resize'] = 'fit'
+            if dynamic:
+                found['scale'] = sorted(_pair(step.scale), reverse=True)
+        elif kind == 'Resize':
+            found |= dict(resize='stretch', size=list(size))
+        elif kind == 'ResizeEdge' and step.get('edge', 'short') == 'short':
+            edge = step.scale
+        elif kind == 'CenterCrop' and edge is not None:
+            # as much of the picture as in the config, whatever the size
+            part = min(size) / min(_pair(step.crop_size))
+            found |= dict(resize='short_edge', edge=round(edge * part))
+            found['size'] = list(size)
+        elif kind == 'Pad' and 'size' in step:
+            value = step.get('pad_val', 0)
+            value = value.get('img', 0) if isinstance(value, dict) else value
+            found['pad_value'] = value if isinstance(value, (int, float)) else value[0]
+            if dynamic:
+                found['pad_to'] = _pair(step.size)[::-1]
+        elif kind not in NEUTRAL:
+            found['unknown'].append(kind)
+    return found
+
+
+def describe(
+    model: nn.Module,
+    network: nn.Module,
+    output: str,
+    shape: Sequence[int],
+    dynamic: bool = False,
+    checkpoint: str | None = None,
+) -> dict:
+    """Describe an exported network.
+
+    Args:
+        model (nn.Module): What :func:`mmghostnetv2.init_model` returned.
+        network (nn.Module): What :func:`deployable` made of it.
+        output (str): Which output that is.
+        shape (Sequence[int]): Shape of the images, (N, 3, H, W).
+        dynamic (bool): Whether it takes other sizes, too.
+        checkpoint (str, optional): File or URL of its weights.
+
+    Returns:
+        dict: All of it, for JSON: the task and the outputs' names, the input, how it is
+        made of a picture, the classes and, of a dense detector, how to suppress.
+    """
+    cfg, preprocessor = model.cfg, model.data_preprocessor
+    task = find_task(model)
+    pixels = pixel_format(model)
+    prepare = preparation(cfg, shape[2:], dynamic)
+    names = ('pad_value', 'pad_val')
+    value = next(getattr(preprocessor, n) for n in names if hasattr(preprocessor, n))
+    # padding comes after the normalisation, except where the pipeline does it
+    grey = prepare.pop('pad_value')
+    colour = [value * s + m for m, s in zip(pixels.mean, pixels.std, strict=True)]
+    colour = [float(grey)] * 3 if grey is not None else colour
+    prepare['pad_colour'] = colour if pixels.rgb else colour[::-1]
+    prepare['divisor'] = getattr(preprocessor, 'pad_size_divisor', 1) or 1
+    meta = dict(
+        task=task,
+        output=output,
+        outputs=list(network.output_names),
+        config=Path(cfg.filename).stem,
+        checkpoint=checkpoint and Path(checkpoint).name,
+        input=dict(
+            name='images',
+            shape=list(shape),
+            dynamic=dynamic,
+            preprocess=isinstance(network, nn.Sequential),
+            **pixels._asdict(),
+        ),
+        prepare=prepare,
+        **dataset_meta(cfg, checkpoint),
+        versions=dict(mmghostnetv2=__version__, torch=torch.__version__),
+    )
+    meta['versions'][LIBRARIES[task]] = version(LIBRARIES[task])
+    if output == 'dense':
+        detector = network[-1] if isinstance(network, nn.Sequential) else network
+        meta['suppression'] = describe_suppression(detector, shape)
+    return meta
+
+
+@torch.no_grad()
+def describe_suppression(detector: Detector, shape: Sequence[int]) -> dict:
+    """Describe what follows a dense detector.
+
+    Args:
+        detector (Detector): The detector.
+        shape (Sequence[int]): Shape of its images, (N, 3, H, W).
+
+    Returns:
+        dict: 'levels', the number of boxes of each, and the thresholds.
+    """
+    cfg, levels = detector.cfg, detector.decode(torch.zeros(*shape))
+    return dict(
+        levels=[level.boxes.shape[1] for level in levels],
+        score_thr=cfg.get('score_thr', 0),
+        conf_thr=cfg.get('conf_thr', -1),
+        nms_pre=cfg.get('nms_pre', -1),
+        min_bbox_size=cfg.get('min_bbox_size', -1),
+        iou_threshold=detector.iou_threshold,
+        max_per_img=cfg.max_per_img,
+    )
+
+
+def metadata_path(model_file: Path) -> Path:
+    """Return where the description of an exported file lies: NAME.onnx.json etc."""
+    return model_file.with_name(f'{model_file.name}.json')
+
+
+def save_metadata(meta: dict, model_file: Path) -> Path:
+    """Write the description of an exported file beside it; return where."""
+    path = metadata_path(model_file)
+    path.write_text(json.dumps(meta, indent=1) + '\n')
+    return path

@@ -1,0 +1,451 @@
+"""Whole models as networks from images to tensors, post-processing included.
+
+What they compute is what the ``predict`` of mmpretrain, mmdet and mmseg does, in
+operators that exporters know: no list of data samples, no in-place change of a view.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.onnx.symbolic_helper import parse_args
+from torchvision.ops import nms
+
+OUTPUTS = ('predictions', 'dense', 'features')
+
+
+class PixelFormat(NamedTuple):
+    """What a network takes, as its data preprocessor makes it of pixels 0 to 255.
+
+    ``mean`` and ``std`` are in the order of the network's channels, which is red,
+    green, blue where ``rgb`` is true, else blue, green, red.
+    """
+
+    rgb: bool
+    mean: list[float]
+    std: list[float]
+
+
+def pixel_format(model: nn.Module) -> PixelFormat:
+    """Read how a model's images are normalised.
+
+    Args:
+        model (nn.Module): Model of mmpretrain, mmdet or mmseg. Its pipeline is taken to
+            load images as BGR, the default of all.
+    """
+    preprocessor = model.data_preprocessor
+    # mmdet's and mmengine's, mmseg's, mmpretrain's
+    flags = ('_channel_conversion', 'channel_conversion', 'to_rgb')
+    rgb = any(getattr(preprocessor, flag, False) for flag in flags)
+    if not preprocessor._enable_normalize:
+        return PixelFormat(rgb, [0.0] * 3, [1.0] * 3)
+    mean, std = (
+        getattr(preprocessor, name).flatten().expand(3).tolist()
+        for name in ('mean', 'std')
+    )
+    return PixelFormat(rgb, mean, std)
+
+
+class Normalize(nn.Module):
+    """Pixels in RGB, 0 to 255, to what a network takes.
+
+    Args:
+        pixels (PixelFormat): What it takes.
+    """
+
+    def __init__(self, pixels: PixelFormat) -> None:
+        super().__init__()
+        self.rgb = pixels.rgb
+        for name in ('mean', 'std'):
+            value = torch.tensor(getattr(pixels, name)).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise images of shape (N, 3, H, W), uint8 or float."""
+        if not self.rgb:
+            images = images[:, [2, 1, 0]]
+        return (images - self.mean) / self.std
+
+
+@torch.library.custom_op('mmghostnetv2::batch_nms', mutates_args=())
+def batch_nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, number: int
+) -> Tensor:
+    """Suppress what overlaps a better box, in ONNX by its NonMaxSuppression.
+
+    Args:
+        boxes (Tensor): (N, A, 4).
+        scores (Tensor): (N, 1, A); boxes whose score is 0 are none.
+        iou_threshold (float): Overlap that suppresses.
+        number (int): Largest number of boxes of an image.
+
+    Returns:
+        Tensor: For each box that stays (image, 0, box), of shape (number, 3).
+    """
+    rows = []
+    for image, (box, (score,)) in enumerate(zip(boxes, scores, strict=True)):
+        (valid,) = torch.where(score > 0)
+        kept = valid[nms(box[valid], score[valid], iou_threshold)[:number]]
+        rows.append(torch.stack([kept * 0 + image, kept * 0, kept], dim=1))
+    return torch.cat(rows)
+
+
+@parse_args('v', 'v', 'f', 'i')
+def _batch_nms_to_onnx(g, boxes, scores, iou_threshold: float, number: int):
+    limits = [number], [iou_threshold], [0.0]
+    constants = [g.op('Constant', value_t=torch.tensor(limit)) for limit in limits]
+    return g.op('NonMaxSuppression', boxes, scores, *constants)
+
+
+torch.onnx.register_custom_op_symbolic(
+    'mmghostnetv2::batch_nms', _batch_nms_to_onnx, opset_version=11
+)
+
+
+class Level(NamedTuple):
+    """Boxes (N, A, 4) of a level, their scores (N, A, C), factors of these (N, A)."""
+
+    boxes: Tensor
+    scores: Tensor
+    factors: Tensor | None = None
+
+
+def _yolo_levels(head: nn.Module, features: Sequence[Tensor]) -> list[Level]:
+    """Decode YOLOv3's maps. It takes the best of all levels, so they are one."""
+    (maps,) = head(features)
+    priors = head.prior_generator.grid_priors(
+        [x.shape[-2:] for x in maps], device=maps[0].device
+    )
+    boxes, scores, factors = [], [], []
+    for x, anchors, stride in zip(maps, priors, head.featmap_strides, strict=True):
+        x = x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, head.num_attrib))
+        centers, sizes, objectness, classes = x.split([2, 2, 1, head.num_classes], -1)
+        deltas = torch.cat([centers.sigmoid(), sizes], dim=-1)
+        boxes.append(head.bbox_coder.decode(anchors, deltas, stride))
+        scores.append(classes.sigmoid())
+        factors.append(objectness.squeeze(-1).sigmoid())
+    return [Level(*(torch.cat(parts, dim=1) for parts in (boxes, scores, factors)))]
+
+
+def _anchor_levels(head: nn.Module, features: Sequence[Tensor]) -> list[Level]:
+    """Decode the maps of heads such as SSD's, RetinaNet's and RTMDet's."""
+    class_maps, box_maps, *factor_maps = head(features)
+    priors = head.prior_generator.grid_priors(
+        [x.shape[-2:] for x in class_maps], device=class_maps[0].device
+    )
+
+    def flat(x: Tensor, parts: int) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, parts))
+
+    levels = []
+    for scores, deltas, points, *factors in zip(
+        class_maps, box_maps, priors, *factor_maps, strict=True
+    ):
+        scores, deltas = flat(scores, head.cls_out_channels), flat(deltas, 4)
+        # coders take one image, whose boxes may be anything
+        points = points.repeat(deltas.shape[0], 1)
+        boxes = head.bbox_coder.decode(points, deltas.reshape(-1, 4))
+        boxes = boxes.reshape(deltas.shape)
+        if head.use_sigmoid_cls:
+            scores = scores.sigmoid()
+        else:  # the last class is the background
+            scores = scores.softmax(-1)[..., :-1]
+        factors = [flat(x, 1).squeeze(-1).sigmoid() for x in factors]
+        levels.append(Level(boxes, scores, *factors))
+    return levels
+
+
+def find_levels(head: nn.Module):
+    """Return the function that decodes a head's maps, ``(head, features) -> levels``.
+
+    Raises:
+        NotImplementedError: Its way to predict is none of those known here.
+    """
+    from mmdet.models.dense_heads import YOLOV3Head
+    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+
+    def predicts_as(base: type) -> bool:
+        methods = ('predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')
+        ours = [getattr(type(head), method, None) for method in methods]
+        return ours == [getattr(base, method) for method in methods]
+
+    if predicts_as(YOLOV3Head):
+        return _yolo_levels
+    if predicts_as(BaseDenseHead) and head.bbox_coder.encode_size == 4:
+        return _anchor_levels
+    raise NotImplementedError(
+        f'{type(head).__name__} predicts in a way of its own, which cannot be '
+        "exported; output 'features' of its backbone can"
+    )
+
+
+class Detector(nn.Module):
+    """Images to boxes before non-maximum suppression ('dense') or after it.
+
+    Args:
+        model (nn.Module): Detector of one stage of mmdet.
+        suppress (bool): Whether to suppress and rank.
+    """
+
+    def __init__(self, model: nn.Module, suppress: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.suppress = suppress
+        self.levels = find_levels(model.bbox_head)
+        self.cfg = model.bbox_head.test_cfg
+        options = dict(self.cfg.nms)
+        self.iou_threshold = options.pop('iou_threshold')
+        if options.pop('type', 'nms') != 'nms' or options:
+            raise NotImplementedError(
+                'of the non-maximum suppressions only one by class, '
+                "dict(type='nms', iou_threshold=...), can be exported, not "
+                f'{dict(self.cfg.nms)}'
+            )
+        coder = model.bbox_head.bbox_coder
+        self.clip = self.levels is not _yolo_levels and coder.clip_border
+        if suppress:
+            self.output_names = ('dets', 'labels')
+        elif self.levels is _yolo_levels:
+            self.output_names = ('boxes', 'scores', 'objectness')
+        else:
+            self.output_names = ('boxes', 'scores')
+
+    def decode(self, images: Tensor) -> list[Level]:
+        """Compute all boxes; boxes of heads that do so are clipped to the images."""
+        levels = self.levels(self.model.bbox_head, self.model.extract_feat(images))
+        if not self.clip:
+            return levels
+        height, width = images.shape[-2:]
+        clipped = []
+        for level in levels:
+            x, y = level.boxes.unflatten(-1, (2, 2)).unbind(-1)
+            corners = [x.clamp(0, width), y.clamp(0, height)]
+            boxes = torch.stack(corners, dim=-1).flatten(-2)
+            clipped.append(level._replace(boxes=boxes))
+        return clipped
+
+    def candidates(self, level: Level) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose the best pairs of box and class, P of them.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor]: Boxes (N, P, 4), scores (N, P), which are 0
+            where a pair is below a threshold, and labels (N, P).
+        """
+        boxes, scores, factors = level
+        classes = scores.shape[-1]
+        allowed = scores > self.cfg.get('score_thr', 0)
+        if factors is not None and self.cfg.get('conf_thr', -1) > 0:
+            allowed = allowed & (factors >= self.cfg.conf_thr).unsqueeze(-1)
+        pairs = scores.masked_fill(~allowed, 0).flatten(1)
+        number = pairs.shape[1]
+        limit = self.cfg.get('nms_pre', -1)
+        if limit > 0:
+            traced = isinstance(number, Tensor)  # and may differ in the next image
+            number = number.clamp(max=limit) if traced else min(number, limit)
+        best, index = pairs.topk(number)
+        box = index // classes
+        chosen = boxes.gather(1, box.unsqueeze(-1).expand(-1, -1, 4))
+        if factors is not None:
+            best = best * factors.gather(1, box)
+        smallest = self.cfg.get('min_bbox_size', -1)
+        if smallest >= 0:
+            sides = chosen[..., 2:] - chosen[..., :2]
+            best = best.masked_fill((sides <= smallest).any(-1), 0)
+        return chosen, best, index % classes
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Detect.
+
+        Args:
+            images (Tensor): (N, 3, H, W).
+
+        Returns:
+            tuple[Tensor, ...]: After suppression 'dets' (N, K, 5), x1, y1, x2, y2 in
+            pixels and score, from the highest score to the lowest, and 'labels' (N, K),
+            K being the ``max_per_img`` of the model's ``test_cfg``. What is left of K
+            has the score 0, no area and the label -1.
+
+            Dense, the 'boxes' (N, A, 4) of all levels and their 'scores' (N, A, C);
+            with YOLOv3 also their 'objectness' (N, A), a factor of the scores.
+        """
+        levels = self.decode(images)
+        if not self.suppress:
+            outputs = zip(*levels, strict=True)
+            return tuple(torch.cat(x, dim=1) for x in outputs if x[0] is not None)
+        parts = zip(*map(self.candidates, levels), strict=True)
+        boxes, scores, labels = (torch.cat(part, dim=1) for part in parts)
+        # classes are moved apart as mmcv does, to the same rounding
+        largest = boxes.masked_fill((scores == 0).unsqueeze(-1), 0).amax((1, 2))
+        apart = labels * (largest + 1).unsqueeze(1)
+        number = self.cfg.max_per_img
+        rows = batch_nms(
+            boxes + apart.unsqueeze(-1),
+            scores.unsqueeze(1),
+            self.iou_threshold,
+            number,
+        )
+        image, _, box = rows.unbind(1)
+        index = image * scores.shape[1] + box
+        stays = torch.zeros_like(scores).flatten().index_fill(0, index, 1)
+        # so many more that there are as many as wanted
+        scores = F.pad(scores * stays.view_as(scores), (0, number))
+        boxes = F.pad(boxes, (0, 0, 0, number))
+        labels = F.pad(labels, (0, number))
+        best, index = scores.topk(number)
+        none = best == 0
+        boxes = boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
+        boxes = boxes.masked_fill(none.unsqueeze(-1), 0)
+        labels = labels.gather(1, index).masked_fill(none, -1)
+        return torch.cat([boxes, best.unsqueeze(-1)], dim=-1), labels
+
+
+class Segmentor(nn.Module):
+    """Images (N, 3, H, W) to the labels of their pixels, 'labels' (N, H, W).
+
+    Args:
+        model (nn.Module): Segmentor of mmseg.
+    """
+
+    output_names = ('labels',)
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        if isinstance(model.decode_head, nn.ModuleList):
+            raise NotImplementedError(
+                f'a cascade of heads, {type(model).__name__}, cannot be exported'
+            )
+        if model.test_cfg.mode != 'whole':
+            raise NotImplementedError(
+                f'test_cfg.mode={model.test_cfg.mode!r} cannot be exported, only '
+                "'whole' images"
+            )
+        if model.out_channels == 1:
+            raise NotImplementedError(
+                'a segmentor with one output channel cannot be exported'
+            )
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Label each pixel with its class."""
+        logits = self.model.decode_head(self.model.extract_feat(images))
+        logits = F.interpolate(
+            logits,
+            images.shape[-2:],
+            mode='bilinear',
+            align_corners=self.model.align_corners,
+        )
+        return logits.argmax(1)
+
+
+class Classifier(nn.Module):
+    """Images (N, 3, H, W) to 'scores' (N, C), which sum up to 1.
+
+    Args:
+        model (nn.Module): Classifier of mmpretrain.
+    """
+
+    output_names = ('scores',)
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        from mmpretrain.models import ClsHead
+
+        head = model.head
+        if getattr(type(head), '_get_predictions', None) != ClsHead._get_predictions:
+            raise NotImplementedError(
+                f'{type(head).__name__} predicts in a way of its own, which cannot be '
+                "exported; output 'features' of its backbone can"
+            )
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify."""
+        return self.model.head(self.model.extract_feat(images)).softmax(1)
+
+
+class Features(nn.Module):
+    """Images (N, 3, H, W) to the backbone's features, 'features0' and so on.
+
+    Args:
+        model (nn.Module): Any model with a backbone that returns a tuple.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        number = len(self.backbone.out_indices)
+        self.output_names = tuple(f'features{i}' for i in range(number))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Compute the features, shallow to deep."""
+        return tuple(self.backbone(images))
+
+
+def find_task(model: nn.Module) -> str:
+    """Tell what a model does: 'classification', 'detection' or 'segmentation'.
+
+    Raises:
+        NotImplementedError: None of these in one stage.
+    """
+    if hasattr(model, 'roi_head'):
+        raise NotImplementedError(
+            f'{type(model.roi_head).__name__}: detectors of two stages cannot be '
+            'exported'
+        )
+    heads = dict(
+        decode_head='segmentation', bbox_head='detection', head='classification'
+    )
+    for head, task in heads.items():
+        if getattr(model, head, None) is not None:
+            return task
+    raise NotImplementedError(
+        f'{type(model).__name__} is no classifier, detector of one stage or segmentor'
+    )
+
+
+def deployable(
+    model: nn.Module, output: str = 'predictions', preprocess: bool = False
+) -> nn.Module:
+    """Make a network from images to tensors of a model.
+
+    Args:
+        model (nn.Module): Model of mmpretrain, mmdet or mmseg, as
+            :func:`mmghostnetv2.init_model` builds it. It is left in eval mode, and the
+            network has its layers.
+        output (str): 'predictions', see :class:`Classifier`, :class:`Detector` and
+            :class:`Segmentor`; 'dense', a detector's boxes before non-maximum
+            suppression; or 'features', those of the backbone.
+        preprocess (bool): Whether the network takes RGB pixels of 0 to 255, floats or
+            uint8, and normalises them. Else it takes what the model's data
+            preprocessor returns. Padding is not part of it: that has the colour which
+            becomes 0, one that uint8 cannot express.
+
+    Returns:
+        nn.Module: Network in eval mode that takes images (N, 3, H, W). Its outputs'
+        names are ``output_names``.
+
+    Raises:
+        ValueError: ``output`` is none of these for this model.
+        NotImplementedError: The model cannot be exported so.
+    """
+    if output not in OUTPUTS:
+        raise ValueError(f'output must be one of {OUTPUTS}, got {output!r}')
+    if output == 'features':
+        network = Features(model)
+    else:
+        task = find_task(model)
+        if task == 'detection':
+            network = Detector(model, suppress=output == 'predictions')
+        elif output == 'dense':
+            raise ValueError(f"output 'dense' is one of detectors, not of {task}")
+        else:
+            network = dict(classification=Classifier, segmentation=Segmentor)[task](
+                model
+            )
+    if preprocess:
+        names = network.output_names
+        network = nn.Sequential(Normalize(pixel_format(model)), network)
+        network.output_names = names
+    return network.eval()
