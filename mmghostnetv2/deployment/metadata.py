@@ -129,7 +129,8 @@ def describe(
 
     Returns:
         dict: All of it, for JSON: the task and the outputs' names, the input, how it is
-        made of a picture, the classes and, of a dense detector, how to suppress.
+        made of a picture, the classes and, of a detector, whether 'clip' boxes to the
+        picture and, of a dense one, how to suppress.
     """
     cfg, preprocessor = model.cfg, model.data_preprocessor
     task = find_task(model)
@@ -147,7 +148,7 @@ def describe(
         task=task,
         output=output,
         outputs=list(network.output_names),
-        config=Path(cfg.filename).stem,
+        config=cfg.filename and Path(cfg.filename).stem,
         checkpoint=checkpoint and Path(checkpoint).name,
         input=dict(
             name='images',
@@ -161,9 +162,13 @@ def describe(
         versions=dict(mmghostnetv2=__version__, torch=torch.__version__),
     )
     meta['versions'][LIBRARIES[task]] = version(LIBRARIES[task])
+    last = network[-1] if isinstance(network, nn.Sequential) else network
+    if isinstance(last, Detector):
+        # the network clips to its input, which is more than the picture where it is
+        # padded; the libraries count what the pipeline pads as picture
+        meta['clip'] = last.clip and grey is None
     if output == 'dense':
-        detector = network[-1] if isinstance(network, nn.Sequential) else network
-        meta['suppression'] = describe_suppression(detector, shape)
+        meta['suppression'] = describe_suppression(last, shape)
     return meta
 
 

@@ -59,8 +59,9 @@ def to_onnx(
     """Write a network as an ONNX file with the input 'images'.
 
     Args:
-        network (nn.Module): Network in eval mode with ``output_names``, see
-            :func:`mmghostnetv2.deployment.networks.deployable`.
+        network (nn.Module): Network in eval mode. Its outputs get the names in
+            ``output_names``, see :func:`mmghostnetv2.deployment.networks.deployable`,
+            where it has them; for free sizes it must.
         shape (Sequence[int]): Shape of the images, (N, C, H, W).
         path (Path): File to write.
         dynamic (bool): Leave N, H and W free. An attention takes features of two pixels
@@ -89,7 +90,7 @@ def to_onnx(
                     path,
                     dynamo=False,
                     input_names=['images'],
-                    output_names=list(network.output_names),
+                    output_names=getattr(network, 'output_names', None),
                     dynamic_axes=axes,
                 )
     except torch.onnx.errors.OnnxExporterError as error:

@@ -1,0 +1,530 @@
+"""Run an exported model on pictures, with numpy, Pillow and its runtime alone.
+
+MODEL is a file of one of the export tools: .onnx, .xml (OpenVINO), .tflite (LiteRT) or
+.param (ncnn). Beside it lies MODEL.json, which says how pictures are prepared and what
+comes out. This file needs nothing else of the project, so copy it to where it is
+needed.
+
+Detections and segmentations are drawn into --out-dir, and what is found is printed.
+
+Example:
+    python tools/deployment/run.py yolov3.onnx street.jpg pictures/ --json found.json
+"""
+
+import argparse
+import colorsys
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+SUFFIXES = {'.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
+PILLOW_MODES = {
+    'nearest': Image.Resampling.NEAREST,
+    'bilinear': Image.Resampling.BILINEAR,
+    'bicubic': Image.Resampling.BICUBIC,
+    'box': Image.Resampling.BOX,
+    'lanczos': Image.Resampling.LANCZOS,
+    'hamming': Image.Resampling.HAMMING,
+}
+
+
+# ---- runtimes: each opens a file and returns a function of the images (N, 3, H, W)
+
+
+def open_onnx(path, threads):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        path, options, providers=['CPUExecutionProvider']
+    )
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})
+
+
+def open_openvino(path, threads):
+    import openvino
+
+    # bfloat16 would be the default where the CPU has it
+    options = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
+    if threads:
+        options['INFERENCE_NUM_THREADS'] = threads
+    model = openvino.Core().compile_model(path, 'CPU', options)
+    return lambda images: [array.copy() for array in model([images]).values()]
+
+
+def open_litert(path, threads):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=threads or None)
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]['index']
+    targets = [details['index'] for details in interpreter.get_output_details()]
+
+    def run(images):
+        interpreter.set_tensor(source, images)
+        interpreter.invoke()
+        return [interpreter.get_tensor(target) for target in targets]
+
+    return run
+
+
+def open_ncnn(path, threads):
+    import ncnn
+
+    net = ncnn.Net()
+    if threads:
+        net.opt.num_threads = threads
+    if net.load_param(str(path)) or net.load_model(str(path.with_suffix('.bin'))):
+        raise RuntimeError('ncnn cannot read it, or lacks one of its operators')
+    names = sorted(net.output_names(), key=lambda name: int(name.removeprefix('out')))
+
+    def run(images):
+        with net.create_extractor() as extractor:
+            extractor.input('in0', ncnn.Mat(images[0]).clone())
+            return [np.array(extractor.extract(name)[1])[None] for name in names]
+
+    return run
+
+
+RUNTIMES = {
+    '.onnx': (open_onnx, 'onnxruntime'),
+    '.xml': (open_openvino, 'openvino'),
+    '.tflite': (open_litert, 'ai-edge-litert'),
+    '.param': (open_ncnn, 'ncnn'),
+}
+
+
+def open_model(path, threads=0):
+    """Open an exported model.
+
+    Args:
+        path (Path): Its file.
+        threads (int): Threads that compute; 0 leaves it to the runtime.
+
+    Returns:
+        tuple[Callable, dict]: Function of images (N, 3, H, W) that lists the outputs,
+        and the description.
+
+    Raises:
+        FileNotFoundError: There is no such file, or no description beside it.
+        ValueError: It is of no format known here, or the description is none.
+        ImportError: The runtime is missing.
+    """
+    if path.suffix not in RUNTIMES:
+        known = ', '.join(RUNTIMES)
+        raise ValueError(f'{path} is of an unknown format; a model ends in {known}')
+    sidecar = path.with_name(f'{path.name}.json')
+    for file, what in ((path, 'model'), (sidecar, 'description of the model')):
+        if not file.is_file():
+            raise FileNotFoundError(f'no such {what}: {file}')
+    try:
+        meta = json.loads(sidecar.read_text())
+        meta['task'], meta['prepare'], meta['input']['shape']
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{sidecar} is no description of a model: {error}') from error
+    opener, package = RUNTIMES[path.suffix]
+    try:
+        return opener(path, threads), meta
+    except ImportError as error:
+        raise ImportError(
+            f'{path} needs {package}, pip install {package}: {error}'
+        ) from error
+
+
+# ---- pictures: prepared as the test pipeline of the config does
+
+
+def read_image(path):
+    """Read a picture as RGB, turned as its camera says."""
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image).convert('RGB')
+
+
+def resize_as_opencv(image, size):
+    """Resize by OpenCV's bilinear interpolation, which has no filter when it shrinks.
+
+    Args:
+        image (np.ndarray): (H, W, 3), uint8.
+        size (tuple[int, int]): New width and height.
+
+    Returns:
+        np.ndarray: uint8. It is computed in OpenCV's integers, to the same rounding.
+    """
+
+    def weigh(old, new):
+        place = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype('f4')
+        place = place.clip(0, old - 1)
+        first = place.astype('i4')
+        parts = np.stack([first + 1 - place, place - first])
+        weights = np.rint(2048 * parts).astype('i4')
+        return first, np.minimum(first + 1, old - 1), *weights[..., None]
+
+    left, right, near, far = weigh(image.shape[1], size[0])
+    image = image.astype('i4')
+    rows = (image[:, left] * near + image[:, right] * far) >> 4
+    upper, lower, near, far = weigh(image.shape[0], size[1])
+    near, far = near[..., None], far[..., None]
+    rows = (rows[upper] * near >> 16) + (rows[lower] * far >> 16)
+    return (rows + 2 >> 2).astype('u1')
+
+
+def resize(image, size, prepare):
+    """Resize a PIL image to (width, height) as the pipeline does; return an array."""
+    backend, interpolation = prepare['backend'], prepare['interpolation']
+    if size == image.size:
+        return np.asarray(image)
+    if backend == 'pillow' and interpolation in PILLOW_MODES:
+        return np.asarray(image.resize(size, PILLOW_MODES[interpolation]))
+    if backend == 'cv2' and interpolation == 'bilinear':
+        return resize_as_opencv(np.asarray(image), size)
+    raise ValueError(f'cannot resize by {interpolation!r} of {backend!r}')
+
+
+def prepare_image(image, meta):
+    """Make the network's input of a picture.
+
+    Args:
+        image (PIL.Image.Image): RGB.
+        meta (dict): Description of the model.
+
+    Returns:
+        tuple[np.ndarray, tuple[int, int]]: Images (1, 3, H, W), and the width and
+        height which the picture has in them, in the upper left corner. Of a classifier
+        that crops, its middle is all there is.
+
+    Raises:
+        ValueError: The picture has not the size that the network takes.
+    """
+    prepare, form = meta['prepare'], meta['input']
+    (width, height), kind = image.size, prepare['resize']
+    if kind == 'stretch':
+        pixels = resize(image, tuple(prepare['size'][::-1]), prepare)
+    elif kind == 'fit':
+        if 'scale' in prepare:
+            long, short = prepare['scale']
+            factor = min(long / max(image.size), short / min(image.size))
+        else:
+            inside_h, inside_w = prepare['pad_to']
+            factor = min(inside_h / height, inside_w / width)
+        size = [max(int(side * factor + 0.5), 1) for side in image.size]
+        pixels = resize(image, tuple(size), prepare)
+    elif kind == 'short_edge':
+        edge = prepare['edge']
+        if width < height:
+            size = edge, int(edge * height / width)
+        else:
+            size = int(edge * width / height), edge
+        pixels = resize(image, size, prepare)
+        height, width = prepare['size']
+        top, left = (
+            max(round((old - new) / 2), 0)
+            for old, new in zip(pixels.shape, (height, width), strict=False)
+        )
+        pixels = pixels[top : top + height, left : left + width]
+    else:
+        pixels = np.asarray(image)
+    inside_h, inside_w = pixels.shape[:2]
+    target_h, target_w = prepare['pad_to'] or (inside_h, inside_w)
+    divisor = prepare['divisor']
+    target_h, target_w = (-(-x // divisor) * divisor for x in (target_h, target_w))
+    wrong = inside_h > target_h or inside_w > target_w
+    if kind in ('none', 'short_edge') and not form['dynamic']:
+        wrong = [inside_h, inside_w] != form['shape'][2:]
+    if wrong:
+        raise ValueError(
+            f'the picture has {inside_w}x{inside_h} pixels where the network takes '
+            f'{target_w}x{target_h}'
+        )
+    canvas = np.empty((target_h, target_w, 3), 'f4')
+    canvas[:] = prepare['pad_colour']
+    canvas[:inside_h, :inside_w] = pixels
+    if not form['preprocess']:
+        canvas = canvas if form['rgb'] else canvas[..., ::-1]
+        canvas = (canvas - np.float32(form['mean'])) / np.float32(form['std'])
+    images = np.ascontiguousarray(canvas.transpose(2, 0, 1)[None])
+    return images, (inside_w, inside_h)
+
+
+# ---- what comes out
+
+
+def suppress(boxes, scores, factors, settings):
+    """Choose from dense boxes as the detector would: thresholds, then suppression.
+
+    Args:
+        boxes (np.ndarray): (A, 4), pixels of the network's input.
+        scores (np.ndarray): (A, C).
+        factors (np.ndarray | None): (A,), factors of the scores.
+        settings (dict): 'suppression' of the description.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray]: Boxes with score (K, 5), best first, and labels.
+
+    Raises:
+        ValueError: There are more or fewer boxes than described.
+    """
+    classes, found, start = scores.shape[1], [], 0
+    if sum(settings['levels']) != len(boxes):
+        raise ValueError(
+            f'{len(boxes)} boxes came out, where {sum(settings["levels"])} are '
+            'described; dense boxes have to be of the size of the export'
+        )
+    for number in settings['levels']:
+        level = slice(start, start + number)
+        start += number
+        allowed = scores[level] > settings['score_thr']
+        if factors is not None and settings['conf_thr'] > 0:
+            allowed &= (factors[level] >= settings['conf_thr'])[:, None]
+        (pairs,) = allowed.ravel().nonzero()
+        order = np.argsort(-scores[level].ravel()[pairs], kind='stable')
+        if settings['nms_pre'] > 0:
+            order = order[: settings['nms_pre']]
+        found.append(pairs[order] + level.start * classes)
+    index, labels = np.divmod(np.concatenate(found), classes)
+    scores, boxes = scores[index, labels], boxes[index]
+    if factors is not None:
+        scores = scores * factors[index]
+    valid = scores > 0
+    if settings['min_bbox_size'] >= 0:
+        sides = boxes[:, 2:] - boxes[:, :2]
+        valid &= (sides > settings['min_bbox_size']).all(1)
+    order = np.argsort(-scores, kind='stable')
+    order = order[valid[order]]
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    kept = []
+    while len(order) and len(kept) < settings['max_per_img']:
+        best, order = order[0], order[1:]
+        kept.append(best)
+        corner = np.maximum(boxes[best, :2], boxes[order, :2])
+        sides = np.minimum(boxes[best, 2:], boxes[order, 2:]) - corner
+        shared = sides.clip(0).prod(1)
+        overlap = shared / (areas[best] + areas[order] - shared)
+        same = labels[order] == labels[best]
+        order = order[~(same & (overlap > settings['iou_threshold']))]
+    return np.column_stack([boxes[kept], scores[kept]]), labels[kept]
+
+
+def find_boxes(outputs, image, inside, meta):
+    """List detections in pixels of the picture, best first, as (box, score, label)."""
+    if meta['output'] == 'dense':
+        boxes, scores, *factors = (output[0] for output in outputs)
+        factors = factors[0].reshape(-1) if factors else None
+        dets, labels = suppress(boxes, scores, factors, meta['suppression'])
+    else:
+        dets, labels = (output[0] for output in outputs)
+    dets, labels = dets[labels >= 0], labels[labels >= 0]
+    boxes = dets[:, :4].reshape(-1, 2, 2)
+    if meta['clip']:
+        boxes = boxes.clip(0, inside)
+    boxes = (boxes * np.divide(image.size, inside)).reshape(-1, 4)
+    return list(zip(boxes.tolist(), dets[:, 4].tolist(), labels.tolist(), strict=True))
+
+
+def find_labels(outputs, image, inside):
+    """Return the class of each pixel of the picture, (H, W), by its nearest one."""
+    labels = outputs[0][0, : inside[1], : inside[0]]
+    labels = Image.fromarray(labels.astype('i4'))
+    return np.asarray(labels.resize(image.size, Image.Resampling.NEAREST))
+
+
+def class_name(label, meta):
+    classes = meta['classes'] or ()
+    return classes[label] if label < len(classes) else f'class {label}'
+
+
+def colour(label, meta):
+    palette = meta['palette'] or ()
+    if label < len(palette):
+        return tuple(palette[label])
+    # hues that go on being far apart
+    r, g, b = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.8, 0.95)
+    return int(255 * r), int(255 * g), int(255 * b)
+
+
+def write_text(draw, place, text, font):
+    left, top, right, bottom = draw.textbbox(place, text, font)
+    draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), 'black')
+    draw.text(place, text, 'white', font)
+
+
+def draw_boxes(image, found, meta):
+    """Draw boxes with class and score, the best ones on top."""
+    image = image.copy()
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(max(min(image.size) / 35, 10))
+    width = max(min(image.size) // 200, 1)
+    for (x1, y1, x2, y2), score, label in reversed(found):
+        corners = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+        draw.rectangle(corners, outline=colour(label, meta), width=width)
+        text = f'{class_name(label, meta)} {score:.2f}'
+        write_text(draw, (max(x1, 0) + width, max(y1, 0) + width), text, font)
+    return image
+
+
+def draw_labels(image, labels, shares, meta):
+    """Colour the pixels by their class, and name the classes."""
+    colours = np.zeros((labels.max() + 1, 3), 'u1')
+    for label in np.unique(labels):
+        colours[label] = colour(label, meta)
+    image = Image.blend(image, Image.fromarray(colours[labels]), 0.5)
+    draw, size = ImageDraw.Draw(image), max(min(image.size) / 35, 10)
+    font = ImageFont.load_default(size)
+    for line, label in enumerate(shares):
+        y = size * (0.3 + 1.4 * line)
+        draw.rectangle((3, y, 3 + size, y + size), colour(label, meta), 'black')
+        write_text(draw, (size + 8, y), class_name(label, meta), font)
+    return image
+
+
+def predict(session, meta, image, score_thr):
+    """Run a model on a picture.
+
+    Args:
+        session (Callable): See :func:`open_model`.
+        meta (dict): Description of the model.
+        image (PIL.Image.Image): RGB.
+        score_thr (float): Lowest score of boxes.
+
+    Returns:
+        tuple[list[dict], PIL.Image.Image | None]: What is found, for JSON: boxes in
+        pixels of the picture, the five best classes, classes with their share of the
+        pixels, or names and shapes of features; and the drawing of boxes or pixels.
+    """
+    images, inside = prepare_image(image, meta)
+    outputs = session(images)
+    if meta['output'] == 'features':
+        return [
+            dict(name=name, shape=list(output.shape))
+            for name, output in zip(meta['outputs'], outputs, strict=True)
+        ], None
+    if meta['task'] == 'classification':
+        scores = outputs[0][0]
+        best = np.argsort(-scores, kind='stable')[:5].tolist()
+        return [
+            dict(label=i, name=class_name(i, meta), score=float(scores[i]))
+            for i in best
+        ], None
+    if meta['task'] == 'detection':
+        found = find_boxes(outputs, image, inside, meta)
+        found = [row for row in found if row[1] >= score_thr]
+        return [
+            dict(label=label, name=class_name(label, meta), score=score, box=box)
+            for box, score, label in found
+        ], draw_boxes(image, found, meta)
+    labels = find_labels(outputs, image, inside)
+    numbers = np.bincount(labels.ravel())
+    shares = {
+        label: numbers[label] / labels.size
+        for label in np.argsort(-numbers, kind='stable').tolist()
+        if numbers[label]
+    }
+    return [
+        dict(label=label, name=class_name(label, meta), share=float(share))
+        for label, share in shares.items()
+    ], draw_labels(image, labels, shares, meta)
+
+
+def line_of(row):
+    """Write one thing found as a line for the eye."""
+    if 'shape' in row:
+        return f'{row["name"]} {tuple(row["shape"])}'
+    if 'share' in row:
+        return f'{row["share"]:7.2%} {row["name"]}'
+    box = ' '.join(f'{value:.1f}' for value in row.get('box', ()))
+    return f'{row["score"]:.3f} {row["name"]} {box}'.rstrip()
+
+
+def list_images(paths):
+    """List (picture, name of its drawing); folders are searched for pictures.
+
+    Raises:
+        ValueError: Two pictures would have one drawing, or a folder has none.
+    """
+    images = []
+    for path in paths:
+        if not path.is_dir():
+            images.append((path, Path(path.name)))
+            continue
+        inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES)
+        if not inside:
+            raise ValueError(f'{path} has no pictures')
+        images += [(p, p.relative_to(path)) for p in inside]
+    seen = {}
+    for path, name in images:
+        if seen.setdefault(name, path) is not path:
+            raise ValueError(f'{seen[name]} and {path} would both be drawn as {name}')
+    return images
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('model', metavar='MODEL', type=Path, help='exported file')
+    add('images', metavar='IMAGE', type=Path, nargs='+', help='pictures or folders')
+    add(
+        '--out-dir',
+        metavar='DIR',
+        type=Path,
+        default=Path('work_dirs/run'),
+        help='folder for the drawings (default: work_dirs/run)',
+    )
+    add(
+        '--score-thr',
+        metavar='SCORE',
+        type=float,
+        default=0.3,
+        help='lowest score of a box (default: 0.3)',
+    )
+    add('--json', metavar='FILE', type=Path, help='also write what is found here')
+    add(
+        '--threads',
+        metavar='N',
+        type=int,
+        default=0,
+        help='threads that compute (default: as the runtime likes)',
+    )
+    args = parser.parse_args(argv)
+    try:
+        images = list_images(args.images)
+        session, meta = open_model(args.model, args.threads)
+    except Exception as error:  # runtimes have types of their own
+        sys.exit(f'{type(error).__name__}: {error}')
+    if meta['prepare']['unknown']:
+        steps = ', '.join(meta['prepare']['unknown'])
+        print(f'steps of the pipeline that are left out: {steps}', file=sys.stderr)
+    results, failed = {}, 0
+    for number, (path, name) in enumerate(images, 1):
+        try:
+            found, drawing = predict(session, meta, read_image(path), args.score_thr)
+            target = args.out_dir / name
+            if drawing is not None:
+                if target.exists() and target.samefile(path):
+                    raise ValueError('the drawing would overwrite the picture')
+                target.parent.mkdir(parents=True, exist_ok=True)
+                drawing.save(target)
+        except Exception as error:  # the others go on
+            failed += 1
+            message = f'{path}: {type(error).__name__}: {error}'
+            print(message, file=sys.stderr)
+            continue
+        results[str(path)] = found
+        progress = f'[{number}/{len(images)}] ' if len(images) > 1 else ''
+        print(f'{progress}{path}' + (f' -> {target}' if drawing is not None else ''))
+        for row in found:
+            print(f'    {line_of(row)}')
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(results, indent=1) + '\n')
+    if failed:
+        sys.exit(f'{failed} of {len(images)} pictures failed')
+
+
+if __name__ == '__main__':
+    main()
