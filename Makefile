@@ -19,7 +19,7 @@ export GOMP_SPINCOUNT ?= 10000
 export PYTHONWARNINGS ?= ignore:pkg_resources is deprecated as an API:UserWarning
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint clean clean-all
+.PHONY: help setup litert quickstart test lint clean clean-all
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ setup:  ## build .venv, or what is missing from it (PYTHON=python3.11 or 3.12)
 	'Install Python 3.11 or 3.12, or name one: make $(or $(MAKECMDGOALS),setup)' \
 	'PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@$(PYTHON) tools/setup_env.py
+
+litert: setup  ## build the environment that converts to LiteRT, outside the checkout
+	@.venv/bin/python tools/setup_env.py --litert
 
 quickstart: setup  ## train and test a small detector from scratch (TASK=cls or seg)
 	@.venv/bin/python tools/quickstart.py --task $(TASK) $(ARGS)

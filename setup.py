@@ -89,6 +89,10 @@ EXTRAS = {
     # mmsegmentation imports ftfy and regex without asking for them
     'seg': [*MMCV, 'mmsegmentation>=1.2.2,<1.3', 'ftfy', 'regex'],
     'deploy': ['onnx', 'onnxruntime'],
+    'openvino': ['onnx', 'openvino'],
+    'ncnn': ['onnx', 'ncnn', 'pnnx'],
+    # runs LiteRT's files; `make litert` builds what writes them
+    'litert': ['ai-edge-litert'],
     'docs': ['sphinx', 'myst-parser'],
     'tests': ['pytest', 'timm', 'scikit-learn'],
 }

@@ -1,12 +1,12 @@
 """Build the project's virtual environment, or what is missing from it.
 
-    python3.11 tools/setup_env.py [--venv .venv]
+    python3.11 tools/setup_env.py [--litert] [--venv .venv]
 
-``make setup`` calls this. Nobody maintains the OpenMMLab 2.x releases against a current
-torch, so mmcv's operators are compiled here, once, against the torch that was just
-installed. The wheel is kept outside the checkout, in $MMGHOSTNETV2_CACHE (else the
-user's cache folder), and serves every later environment. A rerun goes on where the last
-one stopped, and ends at once where nothing changed.
+``make setup`` and ``make litert`` call this. Nobody maintains the OpenMMLab 2.x
+releases against a current torch, so mmcv's operators are compiled here, once, against
+the torch that was just installed. The wheel is kept outside the checkout, in
+$MMGHOSTNETV2_CACHE (else the user's cache folder), and serves every later environment.
+A rerun goes on where the last one stopped, and ends at once where nothing changed.
 
 Standard library only, and syntax of Python 3.6: it has to start on an old Python to
 tell its user which one is needed.
@@ -281,16 +281,21 @@ def pip(venv, *args, **env):
     run(venv, *command, *args, **env)
 
 
+def cache():
+    """Return the folder of what every checkout and environment shares."""
+    caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    root = os.environ.get('MMGHOSTNETV2_CACHE') or os.path.join(caches, PROJECT)
+    return Path(root).expanduser().absolute()
+
+
 def wheel_folder(ops, version):
     """Return where the wheel of mmcv is kept, by all its machine code depends on.
 
     Outside the checkout: a later clone or a new environment needs no compiler.
     """
-    caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-    root = os.environ.get('MMGHOSTNETV2_CACHE') or os.path.join(caches, PROJECT)
     key = f'mmcv{pin("mmcv")}-cp{version[0]}{version[1]}-torch{pin("torch")}-{ops}'
     key += f'-{sys.platform}-{platform.machine()}'
-    return Path(root).expanduser().absolute() / key
+    return cache() / key
 
 
 def find_cuda():
@@ -433,16 +438,37 @@ def setup(venv):
     (venv / STAMP).write_text(fingerprint(venv, version, force) + '\n' + force)
 
 
+def setup_litert(venv):
+    """Build the environment that converts to LiteRT, or what is missing from it."""
+    version = probe(venv)
+    check_disk(venv, 2 if version else 8)
+    say(f'[1/2] virtual environment {venv}')
+    if version is None:
+        make_venv(venv)
+    say('[2/2] litert-torch and its torch')
+    pip(venv, 'install', '-rrequirements/litert.txt')
+    run(venv, venv / 'bin/python', '-I', '-c', 'import litert_torch')
+
+
 def main(argv=None):
     """Return the exit status: 0 complete, 1 not, 130 interrupted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--venv', default=str(ROOT / '.venv'), help='its folder')
-    venv = Path(os.path.abspath(parser.parse_args(argv).venv))
+    parser.add_argument('--venv', help='its folder')
+    parser.add_argument(
+        '--litert',
+        action='store_true',
+        help='build the environment that converts to LiteRT, in the cache folder',
+    )
+    args = parser.parse_args(argv)
+    usual, build = ROOT / '.venv', setup
+    if args.litert:
+        usual, build = cache() / 'litert', setup_litert
+    venv = Path(os.path.abspath(str(args.venv or usual)))
     checkout = os.open(str(ROOT), os.O_RDONLY)
     try:
         check_python()
         lock(checkout)
-        setup(venv)
+        build(venv)
         say(f'{venv} is complete')
         return 0
     except (SetupError, OSError) as error:

@@ -1,9 +1,8 @@
+from ..deployment.runtimes import RUNTIMES, check_runtime
 from .complexity import count
 from .latency import (
-    RUNTIMES,
     Quartiles,
     build_runner,
-    check_runtime,
     describe_machine,
     paired_ratios,
     quartiles,

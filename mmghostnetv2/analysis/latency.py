@@ -7,116 +7,24 @@ checked against torch, then run in turn, and compared within a round.
 import os
 import platform
 import random
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..deployment.runtimes import RUNTIMES, check_runtime, flatten, require_equal
 
 Runner = Callable[[], list[np.ndarray]]
 
 # largest difference from torch's output, relative to its largest value
 TOLERANCE = 1e-4
-
-
-def _flatten(outputs: Tensor | Sequence) -> list[np.ndarray]:
-    if isinstance(outputs, Tensor):
-        return [outputs.numpy()]
-    return [array for output in outputs for array in _flatten(output)]
-
-
-def _torch_runner(network: nn.Module, x: Tensor, threads: int, path: Path) -> Runner:
-    """Run eagerly; nothing is written."""
-
-    @torch.inference_mode()
-    def run() -> list[np.ndarray]:
-        torch.set_num_threads(threads)
-        return _flatten(network(x))
-
-    return run
-
-
-def _onnxruntime_runner(
-    network: nn.Module, x: Tensor, threads: int, path: Path
-) -> Runner:
-    """Export ``path``.onnx with the sizes of ``x`` fixed, and run it on the CPU."""
-    import onnxruntime
-
-    model = path.with_name(f'{path.name}.onnx')
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')  # deprecated; sizes become constants
-        torch.onnx.export(network, (x,), model, dynamo=False)
-    options = onnxruntime.SessionOptions()
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Threads wait for the next operator in a busy loop, as they do where a network is
-    # deployed, but not on after the last one, when another network has its turn.
-    options.add_session_config_entry('session.force_spinning_stop', '1')
-    session = onnxruntime.InferenceSession(
-        model, options, providers=['CPUExecutionProvider']
-    )
-    feed = {session.get_inputs()[0].name: x.numpy()}
-    return lambda: session.run(None, feed)
-
-
-def _litert_runner(network: nn.Module, x: Tensor, threads: int, path: Path) -> Runner:
-    """Convert to ``path``.tflite, and run it on the CPU."""
-    import litert_torch
-    from ai_edge_litert.interpreter import Interpreter
-
-    model = path.with_name(f'{path.name}.tflite')
-    litert_torch.convert(network, (x,)).export(str(model))
-    interpreter = Interpreter(str(model), num_threads=threads)
-    interpreter.allocate_tensors()
-    source = interpreter.get_input_details()[0]['index']
-    targets = [details['index'] for details in interpreter.get_output_details()]
-    array = x.numpy()
-
-    def run() -> list[np.ndarray]:
-        interpreter.set_tensor(source, array)
-        interpreter.invoke()
-        return [interpreter.get_tensor(target) for target in targets]
-
-    return run
-
-
-# what builds a runner, and the modules that this takes beside torch
-_BUILDERS = {
-    'onnxruntime': (_onnxruntime_runner, ('onnx', 'onnxruntime')),
-    'torch': (_torch_runner, ()),
-    'litert': (_litert_runner, ('litert_torch', 'ai_edge_litert')),
-}
-RUNTIMES = tuple(_BUILDERS)
-
-
-def check_runtime(runtime: str) -> None:
-    """Check that a runtime is known and installed.
-
-    Args:
-        runtime (str): 'onnxruntime', 'torch' or 'litert'.
-
-    Raises:
-        ValueError: It is none of these.
-        ImportError: A module that it takes is missing.
-    """
-    if runtime not in RUNTIMES:
-        allowed = ', '.join(map(repr, RUNTIMES))
-        raise ValueError(f'runtime must be one of {allowed}, got {runtime!r}')
-    missing = [name for name in _BUILDERS[runtime][1] if not find_spec(name)]
-    if missing:
-        packages = ' '.join(name.replace('_', '-') for name in missing)
-        raise ImportError(
-            f'runtime {runtime!r} is not installed: pip install {packages}'
-        )
 
 
 def build_runner(
@@ -134,10 +42,11 @@ def build_runner(
             them; is left in eval mode. At its initialisation it may hide a wrong
             export, see :func:`randomize_norms`.
         shape (Sequence[int]): Shape of the input, (N, C, H, W); its values are random.
-        runtime (str): 'onnxruntime', a static export by torch's TorchScript exporter;
-            'torch', eager; or 'litert'. All on the CPU.
+        runtime (str): Where it runs, on the CPU: 'onnxruntime', a static export by
+            torch's TorchScript exporter; 'torch', eager; 'compiled', torch.compile;
+            'openvino' or 'ncnn', both by way of the static export; or 'litert'.
         threads (int): Threads that compute one operator.
-        folder (Path | str): Existing folder for ``name``.onnx or ``name``.tflite.
+        folder (Path | str): Existing folder for the files ``name``.onnx, .xml etc.
         name (str, optional): Name of the network; that of its class by default.
 
     Returns:
@@ -157,23 +66,15 @@ def build_runner(
     network.eval()
     x = torch.rand(*shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        expected = _flatten(network(x))
-    runner = _BUILDERS[runtime][0](network, x, threads, Path(folder, name))
-    outputs = runner()
-    shapes, expected_shapes = ([a.shape for a in o] for o in (outputs, expected))
-    if shapes != expected_shapes:
-        raise RuntimeError(
-            f'{name}: {runtime} returns outputs of the shapes {shapes}, '
-            f'torch {expected_shapes}'
-        )
-    for i, (ours, theirs) in enumerate(zip(outputs, expected, strict=True)):
-        error, largest = np.abs(ours - theirs).max(), np.abs(theirs).max()
-        if not error <= TOLERANCE * largest:  # so that NaN is an error, too
-            raise RuntimeError(
-                f'{name}: output {i} of {runtime} differs from that of torch by up to '
-                f'{error:.1e}, where the largest value is {largest:.1e}'
-            )
-    return runner
+        expected = flatten(network(x))
+    convert, open_model, _ = RUNTIMES[runtime]
+    session = open_model(convert(network, x, Path(folder, name)), threads)
+    images = x.numpy()
+    try:
+        require_equal(session(images), expected, TOLERANCE, runtime)
+    except RuntimeError as error:
+        raise RuntimeError(f'{name}: {error}') from error
+    return lambda: session(images)
 
 
 @torch.no_grad()
@@ -307,7 +208,7 @@ def describe_machine() -> dict[str, str]:
         'OS': platform.platform(),
         'Python': platform.python_version(),
     }
-    for package in ('torch', 'onnxruntime', 'litert-torch', 'ai-edge-litert'):
+    for package in ('torch', 'onnxruntime', 'openvino', 'ai-edge-litert', 'ncnn'):
         try:
             machine[package] = version(package)
         except PackageNotFoundError:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mmghostnetv2.analysis import latency
+from mmghostnetv2.deployment import runtimes
 
 from ..conftest import ROOT
 from .conftest import load_tool
@@ -176,7 +177,7 @@ def test_plot(tool, fake, tmp_path, monkeypatch):
         ('--rounds 0', 'argument --rounds: must be at least 1, got 0'),
         ('--threads -1', 'argument --threads: must be at least 1, got -1'),
         ('--runtime tvm', 'argument --runtime: .*tvm.*onnxruntime.*torch.*litert'),
-        ('--runtime litert', 'argument --runtime: .*pip install litert-torch'),
+        ('--runtime litert', 'argument --runtime: .*pip install ai-edge-litert'),
         ('--out-dir file', 'argument --out-dir: .*file'),
     ],
 )
@@ -186,7 +187,7 @@ def test_bad_arguments_are_named(
     """Before anything is timed."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'file').touch()
-    monkeypatch.setattr(latency, 'find_spec', lambda name: 'litert' not in name)
+    monkeypatch.setattr(runtimes, 'find_spec', lambda name: 'litert' not in name)
     with pytest.raises(SystemExit):
         tool.main(['--runtime', 'torch', *options.split()])
     assert re.search(message, capsys.readouterr().err)

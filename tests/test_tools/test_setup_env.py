@@ -253,6 +253,30 @@ def test_a_second_setup_waits_and_can_be_ended(tmp_path, number):
         os.close(checkout)
 
 
+def test_litert(monkeypatch, fake):
+    """In an environment of its own, in the cache folder; pip sees what is missing."""
+    venv = setup_env.cache() / 'litert'
+    assert setup_env.main(['--litert']) == 0
+    libraries, check = fake.commands
+    assert libraries.startswith(f'{venv}/bin/python -m pip ')
+    assert libraries.endswith(' install -rrequirements/litert.txt')
+    assert check.startswith(f'{venv}/bin/python ') and check.endswith('litert_torch')
+    monkeypatch.setattr(setup_env, 'probe', lambda venv: None)
+    made = []
+    monkeypatch.setattr(setup_env, 'make_venv', made.append)
+    assert setup_env.main(['--litert', '--venv', str(fake.venv)]) == 0
+    assert made == [fake.venv]
+
+
+@pytest.mark.parametrize('there, needed', [(True, 2), (False, 8)])
+def test_litert_on_a_full_disk(monkeypatch, capsys, isolated, fake, there, needed):
+    monkeypatch.setattr(setup_env, 'probe', lambda _: (3, 11, 7) if there else None)
+    isolated.free = (needed - 0.1) * 1e9
+    assert setup_env.main(['--litert', '--venv', str(fake.venv)]) == 1
+    assert f'{needed} GB are needed' in capsys.readouterr().err
+    assert not fake.commands
+
+
 # ---- failing and interrupted commands
 
 
@@ -463,9 +487,10 @@ def test_torch_that_does_not_import(tmp_path):
 # ---- the pins
 
 
-def pins():
+def pins(litert=False):
     """Return {distribution: version}, names spelled as package indexes compare them."""
-    texts = [path.read_text() for path in (ROOT / 'requirements').glob('*.txt')]
+    paths = (ROOT / 'requirements').glob('*.txt')
+    texts = [x.read_text() for x in paths if (x.stem == 'litert') == litert]
     lines = re.findall(r'(?m)^[^#\n].*', '\n'.join(texts))
     pairs = [re.fullmatch(r'([\w.-]+)={2,3}([\w.]+)', line).groups() for line in lines]
     found = {normalize(name): version for name, version in pairs}
@@ -483,6 +508,11 @@ def numbers(version):
 
 def test_all_is_pinned_and_no_name_twice():
     assert numbers(pins()['setuptools']) < (81,)  # the last with pkg_resources
+
+
+def test_litert_reads_what_torch_writes_and_writes_what_litert_runs():
+    for name in 'torch', 'ai-edge-litert':
+        assert pins(litert=True)[name] == pins()[name]
 
 
 @pytest.mark.parametrize('library', ['mmdet', 'mmseg', 'mmpretrain'])

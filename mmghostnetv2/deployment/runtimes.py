@@ -1,0 +1,312 @@
+"""Runtimes that run a network on the CPU: their files and how those are run."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .to_onnx import to_onnx
+
+# one batch of images to the outputs, a flat list
+Session = Callable[[np.ndarray], list[np.ndarray]]
+
+
+def flatten(outputs: Tensor | Sequence) -> list[np.ndarray]:
+    """List the arrays in a network's outputs: tensors, or sequences of them."""
+    if isinstance(outputs, Tensor):
+        return [outputs.numpy()]
+    return [array for output in outputs for array in flatten(output)]
+
+
+def require_equal(
+    outputs: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
+    tolerance: float,
+    runtime: str,
+) -> None:
+    """Raise unless a runtime's outputs are torch's.
+
+    Args:
+        outputs (Sequence[np.ndarray]): Those of the runtime.
+        expected (Sequence[np.ndarray]): Those of torch.
+        tolerance (float): Largest difference, relative to an output's largest value.
+        runtime (str): The runtime's name, for the message.
+
+    Raises:
+        RuntimeError: Number, shape or values differ, or are not finite.
+    """
+    shapes, expected_shapes = ([a.shape for a in o] for o in (outputs, expected))
+    if shapes != expected_shapes:
+        raise RuntimeError(
+            f'{runtime} returns outputs of the shapes {shapes}, torch {expected_shapes}'
+        )
+    for i, (ours, theirs) in enumerate(zip(outputs, expected, strict=True)):
+        error, largest = (np.abs(a).max(initial=0) for a in (ours - theirs, theirs))
+        if not error <= tolerance * largest:  # so that NaN is an error, too
+            raise RuntimeError(
+                f'output {i} of {runtime} differs from that of torch by up to '
+                f'{error:.1e}, where the largest value is {largest:.1e}'
+            )
+
+
+def _network_itself(network: nn.Module, x: Tensor, path: Path) -> nn.Module:
+    return network
+
+
+def _open_torch(network: nn.Module, threads: int) -> Session:
+    @torch.inference_mode()
+    def run(x: np.ndarray) -> list[np.ndarray]:
+        torch.set_num_threads(threads)
+        return flatten(network(torch.from_numpy(x)))
+
+    return run
+
+
+def _open_compiled(network: nn.Module, threads: int) -> Session:
+    """Compile with weights as constants, in channels_last, at the first call."""
+    network = deepcopy(network).to(memory_format=torch.channels_last)
+    compiled = torch.compile(
+        network, fullgraph=True, dynamic=False, options={'freezing': True}
+    )
+
+    @torch.no_grad()  # which freezing takes; inference mode it does not know
+    def run(x: np.ndarray) -> list[np.ndarray]:
+        torch.set_num_threads(threads)  # also of what is compiled
+        image = torch.from_numpy(x).contiguous(memory_format=torch.channels_last)
+        return flatten(compiled(image))
+
+    return run
+
+
+def _to_onnx(network: nn.Module, x: Tensor, path: Path) -> Path:
+    path = path.with_name(f'{path.name}.onnx')
+    to_onnx(network, x.shape, path)
+    return path
+
+
+def _open_onnx(path: Path, threads: int) -> Session:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Threads wait for the next operator in a busy loop, as they do where a network is
+    # deployed, but not on after the last one, when another network has its turn.
+    options.add_session_config_entry('session.force_spinning_stop', '1')
+    session = onnxruntime.InferenceSession(
+        path, options, providers=['CPUExecutionProvider']
+    )
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(None, {name: x})
+
+
+def onnx_to_openvino(source: Path, path: Path) -> None:
+    """Write the ONNX file ``source`` as ``path``, NAME.xml, and NAME.bin: float32."""
+    import openvino
+
+    model = openvino.Core().read_model(source)
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _to_openvino(network: nn.Module, x: Tensor, path: Path) -> Path:
+    path = path.with_name(f'{path.name}.xml')
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_to_openvino(_to_onnx(network, x, Path(folder, 'model')), path)
+    return path
+
+
+def _open_openvino(path: Path, threads: int) -> Session:
+    import openvino
+
+    options = {
+        'INFERENCE_NUM_THREADS': threads,
+        'NUM_STREAMS': 1,
+        'PERFORMANCE_HINT': 'LATENCY',
+        'INFERENCE_PRECISION_HINT': 'f32',  # bfloat16 is the default where CPUs have it
+        'ENABLE_CPU_PINNING': False,  # would hold what else runs in this process, too
+    }
+    model = openvino.Core().compile_model(path, 'CPU', options)
+    return lambda x: [array.copy() for array in model([x]).values()]
+
+
+def onnx_to_ncnn(source: Path, path: Path, half: bool = False) -> None:
+    """Write the ONNX file ``source`` as ``path``, NAME.param, and NAME.bin.
+
+    Args:
+        source (Path): ONNX file of fixed sizes and a batch of one.
+        path (Path): File of the graph; that of the weights gets its name.
+        half (bool): Store weights as float16.
+
+    Raises:
+        RuntimeError: ncnn lacks an operator.
+    """
+    from pnnx import EXEC_PATH
+
+    path = path.absolute()
+    # it leaves more than a dozen files of other formats beside its input
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder, 'model.onnx')
+        model.symlink_to(source.resolve())
+        targets = f'ncnnparam={path}', f'ncnnbin={path.with_suffix(".bin")}'
+        command = [EXEC_PATH, model, f'fp16={int(half)}', *targets]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip()).rpartition('\n')[2]
+        raise RuntimeError(f'pnnx cannot convert {source}: {last}')
+
+
+def _to_ncnn(network: nn.Module, x: Tensor, path: Path) -> Path:
+    # not NAME.bin, which is OpenVINO's
+    path = path.with_name(f'{path.name}.ncnn.param')
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_to_ncnn(_to_onnx(network, x, Path(folder, 'model')), path)
+    return path
+
+
+def _open_ncnn(path: Path, threads: int) -> Session:
+    """Compute in float32."""
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    for name in 'fp16_packed', 'fp16_storage', 'fp16_arithmetic', 'bf16_storage':
+        setattr(net.opt, f'use_{name}', False)
+    if net.load_param(str(path)) or net.load_model(str(path.with_suffix('.bin'))):
+        raise RuntimeError(f'ncnn cannot read {path}, or lacks one of its operators')
+    names = sorted(net.output_names(), key=lambda name: int(name.removeprefix('out')))
+
+    def run(x: np.ndarray) -> list[np.ndarray]:
+        if len(x) > 1:
+            raise ValueError(f'ncnn takes one image at a time, got {len(x)}')
+        with net.create_extractor() as extractor:
+            extractor.input('in0', ncnn.Mat(x[0]).clone())
+            found = [extractor.extract(name) for name in names]
+            if any(status for status, _ in found):
+                raise RuntimeError(f'ncnn cannot run {path}')
+            return [np.array(mat)[None] for _, mat in found]
+
+    return run
+
+
+def litert_python() -> Path:
+    """Return the Python of the environment that ``make litert`` builds.
+
+    Raises:
+        ImportError: It is not there.
+    """
+    caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    root = os.environ.get('MMGHOSTNETV2_CACHE') or Path(caches, 'mmghostnetv2')
+    folder = Path(root, 'litert').expanduser().absolute()
+    python = folder / 'bin' / 'python'
+    if not python.is_file():
+        raise ImportError(
+            f'converting to LiteRT takes an environment of its own, {folder}: '
+            'make litert builds it'
+        )
+    return python
+
+
+def to_litert(
+    network: nn.Module, images: Tensor, path: Path, int8: bool = False
+) -> None:
+    """Write a network as ``path``, NAME.tflite, in the environment for that.
+
+    Args:
+        network (nn.Module): Takes one batch of images.
+        images (Tensor): Batches of the shape it shall take, (number, N, C, H, W).
+        path (Path): File to write.
+        int8 (bool): Quantise, with the ranges that its values have on the images.
+
+    Raises:
+        ImportError: There is no such environment.
+        RuntimeError: litert-torch cannot convert the network.
+    """
+    python = litert_python()
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        program, batches = Path(folder, 'program.pt2'), Path(folder, 'images.npy')
+        torch.export.save(torch.export.export(network, (images[0],)), program)
+        np.save(batches, images.numpy())
+        worker = Path(__file__).with_name('litert_worker.py')
+        command = [python, worker, program, batches, path, *(['--int8'] * int8)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = done.stderr.strip().rpartition('\n')[2]
+        raise RuntimeError(f'litert-torch cannot convert the network: {last}')
+
+
+def _to_litert(network: nn.Module, x: Tensor, path: Path) -> Path:
+    path = path.with_name(f'{path.name}.tflite')
+    to_litert(network, x[None], path)
+    return path
+
+
+def _open_litert(path: Path, threads: int) -> Session:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=threads)
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]['index']
+    targets = [details['index'] for details in interpreter.get_output_details()]
+
+    def run(x: np.ndarray) -> list[np.ndarray]:
+        interpreter.set_tensor(source, x)
+        interpreter.invoke()
+        return [interpreter.get_tensor(target) for target in targets]
+
+    return run
+
+
+class Runtime(NamedTuple):
+    """How a network gets to run.
+
+    ``convert(network, x, path)`` makes a model of a network in eval mode for images as
+    ``x``: a file of the name ``path`` and the format's suffix, whose path it returns,
+    or, where there is none, the network. ``open(model, threads)`` returns a function
+    of a batch of images. ``modules`` are imported beside torch.
+    """
+
+    convert: Callable[[nn.Module, Tensor, Path], Path | nn.Module]
+    open: Callable[[Path | nn.Module, int], Session]
+    modules: tuple[str, ...] = ()
+
+
+RUNTIMES = {
+    'onnxruntime': Runtime(_to_onnx, _open_onnx, ('onnx', 'onnxruntime')),
+    'torch': Runtime(_network_itself, _open_torch),
+    'compiled': Runtime(_network_itself, _open_compiled),
+    'openvino': Runtime(_to_openvino, _open_openvino, ('onnx', 'openvino')),
+    'litert': Runtime(_to_litert, _open_litert, ('ai_edge_litert',)),
+    'ncnn': Runtime(_to_ncnn, _open_ncnn, ('onnx', 'pnnx', 'ncnn')),
+}
+
+
+def check_runtime(runtime: str) -> None:
+    """Check that a runtime is known and installed.
+
+    Args:
+        runtime (str): A key of ``RUNTIMES``.
+
+    Raises:
+        ValueError: It is none of these.
+        ImportError: What it takes is missing.
+    """
+    if runtime not in RUNTIMES:
+        allowed = ', '.join(map(repr, RUNTIMES))
+        raise ValueError(f'runtime must be one of {allowed}, got {runtime!r}')
+    missing = [name for name in RUNTIMES[runtime].modules if not find_spec(name)]
+    if missing:
+        packages = ' '.join(name.replace('_', '-') for name in missing)
+        raise ImportError(
+            f'runtime {runtime!r} is not installed: pip install {packages}'
+        )
+    if runtime == 'litert':
+        litert_python()
