@@ -1,6 +1,24 @@
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from mmengine.analysis import FlopAnalyzer
 from torch import nn
+
+OPERATORS = ('conv', 'linear')
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def _analyze(network: nn.Module, size: int | tuple[int, int]) -> FlopAnalyzer:
+    height, width = (size, size) if isinstance(size, int) else size
+    analyzer = FlopAnalyzer(network.eval(), torch.zeros(1, 3, height, width))
+    analyzer.unsupported_ops_warnings(False)
+    analyzer.uncalled_modules_warnings(False)
+    return analyzer
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def count(network: nn.Module, size: int | tuple[int, int]) -> tuple[int, int]:
@@ -17,10 +35,59 @@ def count(network: nn.Module, size: int | tuple[int, int]) -> tuple[int, int]:
     Returns:
         tuple[int, int]: Parameters and multiply-accumulates.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    analyzer = FlopAnalyzer(network.eval(), torch.zeros(1, 3, height, width))
-    analyzer.unsupported_ops_warnings(False)
-    analyzer.uncalled_modules_warnings(False)
-    operators = analyzer.by_operator()
-    flops = sum(operators[name] for name in ('conv', 'linear'))
-    return sum(p.numel() for p in network.parameters()), flops
+    operators = _analyze(network, size).by_operator()
+    return _parameters(network), sum(operators[name] for name in OPERATORS)
+
+
+class Block(NamedTuple):
+    """Part of a network: its name there, its class, and what :func:`count` counts."""
+
+    name: str
+    type: str
+    parameters: int
+    flops: int
+
+
+def _blocks(
+    module: nn.Module, prefix: str = '', inside: bool = True
+) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        path = f'{prefix}{name}'
+        if isinstance(child, CONTAINERS) or (inside and name == 'backbone'):
+            yield from _blocks(child, f'{path}.', name == 'backbone')
+        else:
+            yield path, child
+
+
+def count_blocks(network: nn.Module, size: int | tuple[int, int]) -> list[Block]:
+    """Count the parameters and the multiply-accumulates block by block.
+
+    Blocks are the network's children and those of its backbone, containers such as
+    ``nn.Sequential`` taken apart. What has neither parameters nor multiply-accumulates
+    is left out.
+
+    Args:
+        network (nn.Module): As in :func:`count`.
+        size (int | tuple[int, int]): As in :func:`count`.
+
+    Returns:
+        list[Block]: In the order in which they are registered. What belongs to no
+        block is the last one's, named 'rest', where there is any.
+    """
+    analyzer = _analyze(network, size)
+    counters = analyzer.by_module_and_operator()
+    blocks = []
+    for name, module in _blocks(network):
+        flops = sum(counters[name][operator] for operator in OPERATORS)
+        block = Block(name, type(module).__name__, _parameters(module), flops)
+        if block.parameters or block.flops:
+            blocks.append(block)
+    rest = [
+        total - sum(parts)
+        for total, parts in zip(
+            (_parameters(network), sum(counters[''][name] for name in OPERATORS)),
+            ([b.parameters for b in blocks], [b.flops for b in blocks]),
+            strict=True,
+        )
+    ]
+    return [*blocks, Block('rest', '', *rest)] if any(rest) else blocks

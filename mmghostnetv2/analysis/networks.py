@@ -1,0 +1,188 @@
+"""Networks by name, for what counts and times them."""
+
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from ..apis import config_path, init_model
+from ..models import fold_norms, pack_convs
+
+
+def read_config(name: str) -> Config:
+    """Read a config by its path or, if there is no such file, by its name.
+
+    Args:
+        name (str): Path, or one of :func:`mmghostnetv2.list_configs`.
+
+    Raises:
+        ValueError: It is neither; close matches are named.
+    """
+    return Config.fromfile(name if Path(name).is_file() else config_path(name))
+
+
+def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
+    """Make the second stage of a two-stage detector look at the same regions always.
+
+    Without post-processing ``model(images)`` then returns tensors for every model of
+    mmpretrain, mmdet and mmseg, and its cost does not depend on what it detects.
+
+    Args:
+        model (nn.Module): Any of these; all but a detector with ``rpn_head`` and
+            ``roi_head`` stays as it is.
+        number (int): Regions of an image.
+
+    Returns:
+        nn.Module: ``model`` itself, of a subclass of its class. It returns what its
+        first stage returns, too.
+    """
+    if not (hasattr(model, 'rpn_head') and hasattr(model, 'roi_head')):
+        return model
+    from mmengine.structures import InstanceData
+
+    class FixedRegions(type(model)):
+        def _forward(self, batch_inputs: Tensor, batch_data_samples=None) -> tuple:
+            features = self.extract_feat(batch_inputs)
+            height, width = batch_inputs.shape[-2:]
+            share = torch.linspace(0.1, 1, number).to(batch_inputs)[:, None]
+            corner = batch_inputs.new_tensor([width, height])
+            boxes = torch.cat([share * corner / 4, share * corner], dim=1)
+            regions = [InstanceData(bboxes=boxes) for _ in batch_inputs]
+            return self.rpn_head(features), self.roi_head.forward(features, regions)
+
+    model.__class__ = FixedRegions
+    return model
+
+
+class ChannelsLast(nn.Module):
+    """A network in channels_last, which takes images in any memory format.
+
+    Args:
+        network (nn.Module): Is changed in place.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor):
+        return self.network(x.contiguous(memory_format=torch.channels_last))
+
+
+OPTIONS = ('backbone', 'deploy', 'channels_last')
+
+
+def split_options(text: str) -> tuple[str, list[str]]:
+    """Split ``NAME+OPTION...`` into the name of a network and its options.
+
+    Raises:
+        ValueError: An option is none of ``OPTIONS``.
+    """
+    name, *options = text.split('+')
+    for option in options:
+        if option not in OPTIONS:
+            allowed = ', '.join(OPTIONS)
+            raise ValueError(f'{text}: an option is one of {allowed}, got {option!r}')
+    return name, options
+
+
+def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
+    """Build a network without weights that maps a batch of images to tensors.
+
+    Args:
+        text (str): A config of mmpretrain, mmdet or mmseg, see :func:`read_config`,
+            without post-processing; ``timm:NAME``; ``TIMMBackbone:NAME``, timm's as
+            mmpretrain wraps it, with features of strides 4 to 32, for GhostNetV2 those
+            of stages 1, 3, 5 and 7; or ``mmpretrain:NAME``, a model of mmpretrain's
+            hub. ``+backbone`` behind it is the model's backbone alone; the other
+            options are for :func:`apply_options`.
+        cfg_options (dict, optional): Changes of the config, keys with dots.
+
+    Returns:
+        nn.Module: The network in eval mode.
+
+    Raises:
+        ValueError: There is no such network, or it has no config to change.
+        ImportError: Its library is not installed.
+    """
+    name, options = split_options(text)
+    network = _build(name, cfg_options)
+    if 'backbone' in options:
+        if not hasattr(network, 'backbone'):
+            raise ValueError(f'{name} has no part named backbone')
+        network = network.backbone
+    # eval() and train() of mmpretrain's own backbones return nothing
+    return network if network.eval() is network else nn.Sequential(network)
+
+
+def _build(name: str, cfg_options: dict | None) -> nn.Module:
+    library, _, model = name.partition(':')
+    if not model:
+        return fix_regions(init_model(read_config(name), cfg_options=cfg_options))
+    if cfg_options:
+        raise ValueError(f'{name} is no config, so it takes no {min(cfg_options)}=')
+    if library in ('timm', 'TIMMBackbone'):
+        import timm
+
+        if not timm.is_model(model):
+            raise ValueError(f'timm has no model {model!r}')
+        if library == 'timm':
+            return timm.create_model(model)
+        from mmpretrain.models import TIMMBackbone
+
+        levels = (1, 2, 3, 4)
+        return TIMMBackbone(model, features_only=True, out_indices=levels)
+    if library == 'mmpretrain':
+        from mmpretrain import get_model
+        from mmpretrain.apis.model import ModelHub
+
+        if not ModelHub.has(model):
+            raise ValueError(f'mmpretrain has no model {model!r}')
+        return get_model(model)
+    raise ValueError(
+        f'{name}: a library must be timm, TIMMBackbone or mmpretrain, got {library!r}'
+    )
+
+
+def apply_options(network: nn.Module, text: str) -> nn.Module:
+    """Apply ``+deploy``, folded and packed, and ``+channels_last`` of a name.
+
+    Args:
+        network (nn.Module): What :func:`build_network` returns for ``text``; is changed
+            in place.
+        text (str): The same text.
+
+    Returns:
+        nn.Module: Computes the same.
+    """
+    _, options = split_options(text)
+    if 'deploy' in options:
+        network = pack_convs(fold_norms(network))
+    return ChannelsLast(network) if 'channels_last' in options else network
+
+
+@torch.no_grad()
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Give a network the weights of another one, in the order of their layers.
+
+    For one network in the code of two libraries, whose parameters have other names. A
+    1x1 convolution fits a linear layer.
+
+    Args:
+        source (nn.Module): Has the weights.
+        target (nn.Module): Gets them.
+
+    Raises:
+        ValueError: They are no two of one network.
+    """
+    ours, theirs = (list(n.state_dict().items()) for n in (target, source))
+    if len(ours) != len(theirs):
+        raise ValueError(f'{len(theirs)} weights do not fit a network of {len(ours)}')
+    for (name, weight), (other, value) in zip(ours, theirs, strict=True):
+        if weight.numel() != value.numel():
+            raise ValueError(
+                f'{other} {tuple(value.shape)} does not fit {name} '
+                f'{tuple(weight.shape)}'
+            )
+        weight.copy_(value.view_as(weight))
