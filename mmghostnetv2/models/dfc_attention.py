@@ -8,6 +8,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from ..registry import register_model
+from .concat import concat, is_traced
+from .recompute import recompute
 
 SCALINGS = {
     'sigmoid': torch.sigmoid,
@@ -52,16 +54,17 @@ def restore(x: Tensor, size: tuple[int, int], up_sampling: str = 'nearest') -> T
     return x
 
 
-def concat(features: Sequence[Tensor]) -> Tensor:
-    """Concatenate features of shape (N, C, H, W) over the channels."""
-    return features[0] if len(features) == 1 else torch.cat(features, dim=1)
-
-
 def _gate(gate: Tensor, up_sampling: str, *features: Tensor) -> Tensor:
-    gate = restore(gate, features[0].shape[-2:], up_sampling)
-    if len(features) == 1:
-        return features[0] * gate
-    return concat(features).mul_(gate)  # in place of what nobody else has
+    like = features[0]
+    gate = restore(gate.to(like.dtype), like.shape[-2:], up_sampling)
+    # in its place, which also concatenates
+    for part, feature in zip(gate.split(_channels(features), 1), features, strict=True):
+        part.mul_(feature)
+    return gate
+
+
+def _channels(features: Sequence[Tensor]) -> list[int]:
+    return [feature.shape[1] for feature in features]
 
 
 class _Gate(Function):
@@ -83,13 +86,14 @@ class _Gate(Function):
         gate, *features = ctx.saved_tensors
         with torch.enable_grad():
             gate = gate.detach().requires_grad_()
-            restored = restore(gate, features[0].shape[-2:], ctx.up_sampling)
-        products, grads = torch.empty_like(grad), []
-        parts = [f.shape[1] for f in features]
-        for i, feature in enumerate(features):
-            part, factor, product = (
-                x.split(parts, dim=1)[i] for x in (grad, restored.detach(), products)
-            )
+            restored = restore(gate, grad.shape[-2:], ctx.up_sampling)
+        products = torch.empty_like(grad, dtype=gate.dtype)
+        parts = (
+            x.split(_channels(features), dim=1)
+            for x in (grad, restored.detach(), products)
+        )
+        grads = []
+        for part, factor, product, feature in zip(*parts, features, strict=True):
             grads.append(part * factor)
             torch.mul(part, feature, out=product)
         (grad_gate,) = torch.autograd.grad(restored, gate, products)
@@ -178,8 +182,16 @@ class DFCAttention(nn.Sequential):
         return SCALINGS[self.scaling](gate)
 
     def _small_gate(self, x: Tensor) -> Tensor:
-        gate = super().forward(halve(x, self.down_sampling))
-        return self._scale(gate) if self.scaling_position == 'before' else gate
+        pointwise, *between, last = self
+        z = pointwise(halve(x, self.down_sampling))
+        if z.requires_grad and not is_traced():
+            # three features of its size would be kept, which are cheap to make again
+            z = recompute(nn.Sequential(*between), z)
+        else:
+            for layer in between:
+                z = layer(z)
+        z = last(z)
+        return self._scale(z) if self.scaling_position == 'before' else z
 
     def gate(self, x: Tensor) -> Tensor:
         """Compute the gate, Sigmoid(A) of Eq. 6.
@@ -207,8 +219,7 @@ class DFCAttention(nn.Sequential):
             Tensor: Gated features, of shape (N, out_channels, H, W).
         """
         features = features or (x,)
-        traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
-        if self.scaling_position == 'before' and not traced:
+        if self.scaling_position == 'before' and not is_traced():
             function = _Gate.apply if torch.is_grad_enabled() else _gate
             return function(self._small_gate(x), self.up_sampling, *features)
         return concat(features) * self.gate(x)

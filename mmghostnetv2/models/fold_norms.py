@@ -33,7 +33,8 @@ def fold_norms(module: nn.Module) -> nn.Module:
                 if child in seen:
                     setattr(parent, name, deepcopy(child))
                 seen.add(child)
-    return fuse_conv_bn(module.eval())
+    module.eval()  # mmpretrain's returns None
+    return fuse_conv_bn(module)
 
 
 @OWN_MODELS.register_module(name='Folded')

@@ -1,9 +1,9 @@
 from collections.abc import Callable
 
-import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor, nn
 
+from .concat import concat
 from .dfc_attention import check_choice
 from .squeeze_excite import SqueezeExcite
 
@@ -77,7 +77,7 @@ class GhostModule(nn.Module):
         if self.out_channels % 2:  # one too many
             cheap = cheap[:, :-1]
         if self.short_conv is None:
-            return torch.cat([primary, cheap], dim=1)
+            return concat([primary, cheap])
         return self.short_conv(x, primary, cheap)
 
 
@@ -156,4 +156,4 @@ class GhostBottleneck(nn.Module):
             out = self.bn_dw(self.conv_dw(out))
         if self.se is not None:
             out = self.se(out)
-        return self.ghost2(out) + self.shortcut(x)
+        return self.ghost2(out).add_(self.shortcut(x))

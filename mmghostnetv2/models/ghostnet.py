@@ -1,6 +1,5 @@
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import nullcontext
 from itertools import chain
 from math import inf
 from numbers import Real
@@ -10,13 +9,13 @@ from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import released_to_mmpretrain, use_released_init
 from ..registry import register_model
 from .fold_norms import fold_norms
 from .ghost_module import GhostBottleneck
 from .packed_conv import pack_convs
+from .recompute import recompute
 from .squeeze_excite import make_divisible
 
 
@@ -193,6 +192,7 @@ class GhostNet(BaseModule):
         The weights are then those of a network built with ``deploy=True``.
         """
         pack_convs(fold_norms(self))
+        self.zero_init_residual = False  # of norms, which are gone
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -252,7 +252,7 @@ class GhostNet(BaseModule):
         for i, stage in enumerate(self.blocks):
             for block in stage:
                 if self.with_cp and torch.is_grad_enabled():
-                    x = _checkpoint(block, x)
+                    x = recompute(block, x)
                 else:
                     x = block(x)
             if i in self.out_indices:
@@ -301,44 +301,3 @@ def _check_out_indices(out_indices, num_stages: int) -> tuple[int, ...]:
             f'got {out_indices!r}'
         )
     return tuple(indices)
-
-
-class _RunningStatsKept:
-    """Context in which a block's batch norms leave their running statistics alone.
-
-    A class, since each further backward pass through one graph enters it again.
-    """
-
-    def __init__(self, block: nn.Module) -> None:
-        self.norms = [
-            module
-            for module in block.modules()
-            if isinstance(module, _BatchNorm)
-            and module.training
-            and module.track_running_stats
-        ]
-
-    def __enter__(self) -> None:
-        self.momenta = [norm.momentum for norm in self.norms]
-        for norm in self.norms:
-            norm.momentum = 0.0
-
-    def __exit__(self, *exc_info) -> None:
-        for norm, momentum in zip(self.norms, self.momenta, strict=True):
-            norm.momentum = momentum
-            norm.num_batches_tracked -= 1
-
-
-def _checkpoint(block: nn.Module, x: Tensor) -> Tensor:
-    """Run a block that recomputes itself in the backward pass.
-
-    Without the context the recomputation would count each batch twice in the running
-    statistics.
-    """
-    return checkpoint(
-        block,
-        x,
-        use_reentrant=False,
-        preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), _RunningStatsKept(block)),
-    )

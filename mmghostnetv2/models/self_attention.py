@@ -3,7 +3,8 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .dfc_attention import concat, halve, restore
+from .concat import concat
+from .dfc_attention import halve, restore
 from .ghostnet import GhostNet
 
 

@@ -161,6 +161,46 @@ def test_ghost_module():
         torch.testing.assert_close(module(x), expected)
 
 
+@SIZES
+@pytest.mark.parametrize('up_sampling', ['nearest', 'bilinear', 'bicubic'])
+@pytest.mark.parametrize('parts', [(8,), (4, 4), (5, 3)], ids=str)
+def test_gradients(size, up_sampling, parts):
+    """They are those of the formula, and of all that it needs little is kept."""
+    attention, x = draw(size, up_sampling=up_sampling)
+    features = [torch.randn(2, c, *size, dtype=torch.double) for c in parts]
+    factor = torch.randn(2, 8, *size, dtype=torch.double)
+    leaves = [x, *features, *attention.parameters()]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (saved.append(t.shape), t)[1], lambda t: t
+    ):
+        out = attention(x, *features)
+    if min(size) > 1 and len(parts) > 1:
+        assert (2, 8, *size) not in saved
+    gradients = torch.autograd.grad(out, leaves, factor)
+    product_ = torch.cat(features, dim=1) * naive_gate(
+        attention, x, up_sampling=up_sampling
+    )
+    expected = torch.autograd.grad(product_, leaves, factor)
+    torch.testing.assert_close(gradients, expected)
+
+
+def test_gradients_in_mixed_precision():
+    """Features may be of another type than the gate."""
+    torch.manual_seed(0)
+    attention = randomise(DFCAttention(6)).eval()
+    x = torch.randn(2, 6, 8, 8, requires_grad=True)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = attention(x)
+        expected = x * attention.gate(x)
+    assert out.dtype == expected.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(out.square().sum(), x)
+    (expected,) = torch.autograd.grad(expected.square().sum(), x)
+    torch.testing.assert_close(gradient, expected, rtol=0.02, atol=0.02)
+
+
 def test_alone():
     """Without features of others it gates its own input, of as many channels."""
     attention = DFCAttention(6).eval()
