@@ -202,7 +202,9 @@ def tabulate(results):
     for result in results:
         row = [*map(str, result[:4]), spread(result.milliseconds, 2)]
         row += [spread(result.ratio, 3), f'{result.per_second:.1f}']
-        rows.append(row + [f'{result.megabytes:.1f}'] * with_memory)
+        if with_memory:
+            row.append(f'{result.megabytes:.1f}')
+        rows.append(row)
     return [f'| {" | ".join(row)} |' for row in rows]
 
 

@@ -1,0 +1,263 @@
+"""tools/analysis_tools/benchmark.py: equality, ratios, tables, plot."""
+
+import csv
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ..conftest import ROOT
+from .conftest import load_tool
+
+pytest.importorskip('mmpretrain', reason='has the networks')
+pytest.importorskip('timm', reason='has the networks')
+
+TOOL = ROOT / 'tools' / 'analysis_tools' / 'benchmark.py'
+OURS, THEIRS = 'ghostnetv2_100_in1k', 'timm:ghostnetv2_100'
+DEPLOY = f'{OURS}+deploy+channels_last'
+
+
+@pytest.fixture(scope='module')
+def tool():
+    return load_tool(TOOL)
+
+
+@pytest.fixture
+def run(tool, tmp_path, capsys):
+    """Run the tool; return its table's rows as lists of cells."""
+
+    def main(*argv):
+        tool.main([*argv, '--out-dir', str(tmp_path)])
+        text = (tmp_path / 'benchmark.md').read_text()
+        rows = [
+            [cell.strip() for cell in line.strip('|').split('|')]
+            for line in text.splitlines()
+            if line.startswith('|')
+        ]
+        assert '\n'.join(line for line in text.splitlines() if line[:1] == '|') in (
+            capsys.readouterr().out
+        )
+        return rows[0], rows[2:]
+
+    return main
+
+
+def read_csv(folder):
+    with (folder / 'benchmark.csv').open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def fail(tool, tmp_path, *argv):
+    """Run the tool in vain; return the reason."""
+    out = tmp_path / 'nothing'
+    with pytest.raises(SystemExit) as info:
+        tool.main([*argv, '--out-dir', str(out)])
+    assert not list(out.glob('*'))
+    return str(info.value)
+
+
+def test_tables(run, tool, monkeypatch, tmp_path):
+    """Milliseconds, ratios within a round and images a second, in all settings."""
+    rounds = {THEIRS: [0.1, 0.2, 0.4], DEPLOY: [0.04, 0.1, 0.1]}
+    timed = []
+
+    def fake(runners, number):
+        assert number == 3
+        timed.append(
+            [list(runners), [runner()[0].shape for runner in runners.values()]]
+        )
+        return {name: rounds[name] for name in runners}
+
+    monkeypatch.setattr(tool, 'time_interleaved', fake)
+    argv = f'--equal {THEIRS} {DEPLOY} --images 1x64 4x64x96 --threads 1 2 --rounds 3'
+    header, rows = run(*argv.split())
+    assert timed == [[[THEIRS, DEPLOY], [(batch, 1000)] * 2] for batch in (1, 1, 4, 4)]
+    assert header[-1] == 'images/s'
+    settings = [('1', '1x64x64'), ('2', '1x64x64'), ('1', '4x64x96'), ('2', '4x64x96')]
+    assert [(row[1], row[2]) for row in rows[::2]] == settings
+    assert rows[4][3:] == [
+        THEIRS, '200.00 (150.00 to 300.00)', '1.000 (1.000 to 1.000)', '20.0'
+    ]  # fmt: skip
+    # the ratio is the median of 0.4, 0.5 and 0.25, not the medians' ratio 0.5
+    assert rows[5][3:] == [
+        DEPLOY, '100.00 (70.00 to 100.00)', '0.400 (0.325 to 0.450)', '40.0'
+    ]  # fmt: skip
+    lines = read_csv(tmp_path)
+    assert len(lines) == 8
+    assert lines[5] == {
+        'runtime': 'torch',
+        'threads': '1',
+        'images': '4x64x96',
+        'network': DEPLOY,
+        'milliseconds_lower': '70',
+        'milliseconds_median': '100',
+        'milliseconds_upper': '100',
+        'ratio_lower': '0.325',
+        'ratio_median': '0.4',
+        'ratio_upper': '0.45',
+        'per_second': '40',
+        'megabytes': None,
+    }
+    text = (tmp_path / 'benchmark.md').read_text()
+    assert f'- `python tools/analysis_tools/benchmark.py {argv} --out-dir' in text
+    assert f'- torch: {torch.__version__.split("+")[0]}' in text
+    assert '- inference on cpu, 3 rounds' in text
+
+
+def test_runs_as_a_command(tmp_path):
+    """All of it, with memory and plot."""
+    pytest.importorskip('onnxruntime')
+    names = [OURS, 'timm:mobilenetv3_large_100', f'{OURS}+backbone']
+    argv = ['--runtime', 'onnxruntime', '--images', '1x64', '--rounds', '2']
+    done = subprocess.run(
+        [
+            sys.executable,
+            TOOL,
+            *names,
+            *argv,
+            '--memory',
+            '--plot',
+            '--out-dir',
+            tmp_path,
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f'written: {tmp_path / "benchmark.md"} and .csv and .png' in done.stdout
+    rows = read_csv(tmp_path)
+    assert [row['network'] for row in rows] == names
+    assert all(float(row['milliseconds_median']) > 0 for row in rows)
+    classifier, _, backbone = (float(row['megabytes']) for row in rows)
+    # the classifier has 6.2 million weights, 2.5 of them in its head
+    assert classifier > 6.2 * 4 and classifier > backbone > 3.6 * 4
+    assert Image.open(tmp_path / 'benchmark.png').size[1] == 605
+
+
+def test_training_steps(run, tool, tmp_path):
+    """TIMMBackbone and ours train alike; another network of the same weights not."""
+    names = 'TIMMBackbone:ghostnetv2_100', f'{OURS}+backbone+channels_last'
+    argv = ['--train', '--images', '2x64', '--rounds', '1']
+    taps = ['--cfg-options', 'model.backbone.out_indices=(1, 3, 5, 7)']
+    _, rows = run('--equal', *names, *argv, *taps)
+    assert [row[3] for row in rows] == [*names]
+    text = (tmp_path / 'benchmark.md').read_text()
+    assert '- a training step on cpu, 1 rounds' in text
+    names = OURS, 'table9_hard_sigmoid_before_in1k'
+    message = fail(tool, tmp_path, '--equal', *names, *argv)
+    assert message.startswith(
+        f'RuntimeError: {names[1]} does not compute what {names[0]}'
+    )
+
+
+def test_other_networks_are_not_equal(tool, tmp_path):
+    argv = ['--images', '1x64', '--equal', OURS]
+    message = fail(tool, tmp_path, *argv, 'table9_hard_sigmoid_before_in1k')
+    assert (
+        f'table9_hard_sigmoid_before_in1k does not compute what {OURS} does' in message
+    )
+    message = fail(tool, tmp_path, *argv, 'ghostnet_100_in1k')
+    assert message.startswith('ValueError: ') and 'do not fit a network of' in message
+
+
+def test_options_that_change_outputs_are_an_error(tool, tmp_path, monkeypatch):
+    class Wrong(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return self.network(x) * 1.001
+
+    monkeypatch.setattr(tool, 'apply_options', lambda network, name: Wrong(network))
+    message = fail(tool, tmp_path, OURS, '--images', '1x64')
+    assert f'torch does not compute what {OURS} in torch does: output 0' in message
+
+
+def test_accuracies_are_named_by_source(tool):
+    found = tool.read_accuracies()
+    assert found[OURS] == found[THEIRS] == {'paper': 75.3, 'timm': 75.186}
+    assert found['ghostnetv2_160_in1k'] == {'paper': 77.8, 'timm': 77.836}
+    assert found['ghostnet_100_in1k'] == {'paper': 73.9}
+    assert found['timm:mobilenetv3_large_075'] == {'paper': 73.3}
+    assert 'yolov3_ghostnetv2_320' not in found
+
+
+def test_plot_has_a_point_for_each_accuracy(tool, monkeypatch, tmp_path):
+    """At its latency: filled the paper's, hollow timm's; in the setting's panel."""
+    figures = []
+
+    class Figure(tool.Figure):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            figures.append(self)
+
+    def result(network, threads, ms):
+        spread = tool.quartiles([ms])
+        return tool.Result(
+            'torch', threads, '1x64x64', network, spread, spread, 1, None
+        )
+
+    monkeypatch.setattr(tool, 'Figure', Figure)
+    results = [
+        result(*row) for row in [(DEPLOY, 1, 3), ('timm:a', 1, 4), (THEIRS, 2, 5)]
+    ]
+    tool.draw(results, tool.read_accuracies(), tmp_path / 'a.png')
+    points = [
+        [
+            (*np.ravel(line.get_data()), line.get_markerfacecolor())
+            for line in axes.lines
+            if len(line.get_xdata())
+        ]
+        for axes in figures[0].axes
+    ]
+    orange = '#e07b00'
+    assert points == [
+        [(3, 75.3, orange), (3, 75.186, 'white')],
+        [(5, 75.3, orange), (5, 75.186, 'white')],
+    ]
+    names = [[text.get_text() for text in axes.texts] for axes in figures[0].axes]
+    assert names == [[DEPLOY], [THEIRS]]
+    labels = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert labels == [
+        "accuracy: the paper's",
+        "accuracy: timm's, of the released weights",
+    ]
+    assert Image.open(tmp_path / 'a.png').size == (1430, 605)
+
+
+@pytest.mark.parametrize(
+    ('argv', 'message'),
+    [
+        ('', 'required: NETWORK'),
+        ('a a', 'a NETWORK is there twice'),
+        ('a+b', "an option is one of backbone, deploy, channels_last, got 'b'"),
+        ('a --images 224', "must be BATCHxSIDE or .*, got '224'"),
+        ('a --images 1x0', "must be BATCHxSIDE or .*, got '1x0'"),
+        ('a --images 1x2x3x4', "must be BATCHxSIDE or .*, got '1x2x3x4'"),
+        ('a --threads 0', 'must be at least 1, got 0'),
+        ('a --rounds 0', 'must be at least 1, got 0'),
+        ('a --runtime tvm', "invalid choice: 'tvm'"),
+        ('a --runtime torch compiled --train', 'take --runtime torch alone'),
+        ('a+deploy --train', r'a\+deploy: what is folded cannot be trained'),
+        ('a --amp', '--amp and --cuda-graph take --device cuda'),
+        ('a --cuda-graph', '--amp and --cuda-graph take --device cuda'),
+        ('a --device cuda', '--device cuda: torch finds no GPU'),
+        ('a --device cuda --memory', '--memory measures on the CPU alone'),
+        ('a --device cuda --train --cuda-graph', 'does not go with --train'),
+    ],
+)
+def test_bad_arguments_are_named(tool, capsys, tmp_path, monkeypatch, argv, message):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    fail(tool, tmp_path, *argv.split())
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_unknown_network(tool, tmp_path):
+    message = fail(tool, tmp_path, 'ghostnetv2_100_in')
+    assert message.startswith("ValueError: no config is named 'ghostnetv2_100_in'")
