@@ -73,12 +73,13 @@ def to_onnx(
             sizes.
     """
     images = torch.rand(*shape)
+    names = list(getattr(network, 'output_names', []))
     axes = None
     if dynamic:
         # a trace of no side that is special: 3 pixels are left of 96 at stride 32
         images = torch.rand(*shape[:2], *(max(side, 96) for side in shape[2:]))
         free = {0: 'batch', 2: 'height', 3: 'width'}
-        axes = {name: {0: 'batch'} for name in network.output_names}
+        axes = {name: {0: 'batch'} for name in names}
         axes['images'] = free
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -90,7 +91,7 @@ def to_onnx(
                     path,
                     dynamo=False,
                     input_names=['images'],
-                    output_names=getattr(network, 'output_names', None),
+                    output_names=names or None,
                     dynamic_axes=axes,
                 )
     except torch.onnx.errors.OnnxExporterError as error:

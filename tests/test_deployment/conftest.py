@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+from torch import nn
+
+from mmghostnetv2 import config_path, init_model
+from mmghostnetv2.analysis import randomize_norms
+from mmghostnetv2.deployment.networks import Normalize, deployable, pixel_format
+
+
+def read_pictures(folder: Path, size: tuple[int, int], number: int = 4) -> np.ndarray:
+    """Read pictures of COCO's layout, RGB, (N, H, W, 3), as (H, W) or stretched."""
+    paths = sorted((folder / 'val2017').iterdir())[:number]
+    images = [Image.open(path).convert('RGB').resize(size[::-1]) for path in paths]
+    return np.stack([np.asarray(image) for image in images])
+
+
+def to_images(model: nn.Module, pixels: np.ndarray, preprocess=False) -> torch.Tensor:
+    """Make the network's input of pixels (N, H, W, 3)."""
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    return images if preprocess else Normalize(pixel_format(model))(images)
+
+
+class _Looking(nn.Module):
+    """Computes what a model does, on given pictures instead of the noise asked for."""
+
+    def __init__(self, network, images):
+        super().__init__()
+        self.network, self.images = network, images
+
+    def forward(self, x):
+        return self.network(self.images)
+
+
+def make_model(
+    config: Config | str, pixels: np.ndarray, spread=1.5, **cfg_options
+) -> nn.Module:
+    """Build a model without training whose predictions vary as those of a trained one.
+
+    Its norms have random weights and the statistics of the pictures (N, H, W, 3), and
+    what its head returns is spread out, so that scores differ by more than rounding.
+    """
+    torch.manual_seed(0)
+    if isinstance(config, str):
+        config = Config.fromfile(config_path(config))
+    model = init_model(config, cfg_options=cfg_options)
+    head = getattr(model, 'bbox_head', None)
+    if head is not None:
+        output = 'dense'
+    else:
+        head = getattr(model, 'decode_head', None) or model.head
+        output, spread = 'predictions', 10
+    with torch.no_grad():
+        for layer in head.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
+                layer.weight.mul_(spread)
+        # YOLOv3's boxes are of about the size of its anchors, of up to 373 pixels, as
+        # after a training: rounding grows with it
+        for layer in getattr(head, 'convs_pred', ()):
+            layer.weight.unflatten(0, (3, -1))[:, 2:4].mul_(0.2)
+    network = deployable(model, output)
+    randomize_norms(_Looking(network, to_images(model, pixels)))
+    return model
+
+
+def assert_same_detections(actual, expected, pixels=1e-3):
+    """Compare pairs of boxes with scores (K, 5), best first, and labels (K,).
+
+    Only among scores that differ by rounding the order may be another one.
+    """
+    (ours, labels), (theirs, their_labels) = actual, expected
+    assert len(ours) == len(theirs) == len(labels)
+    scores = ours[:, 4]
+    assert (np.diff(scores) <= 0).all()
+    assert np.abs(scores - theirs[:, 4]).max(initial=0) < 1e-5
+    errors = np.abs(ours[:, None, :4] - theirs[None, :, :4]).max(-1)
+    far = np.abs(scores[:, None] - theirs[None, :, 4]) > 1e-5
+    errors[far | (labels[:, None] != their_labels[None])] = np.inf
+    if not len(theirs):
+        return
+    assert (errors.min(0) < pixels).all()
+    assert len(set(errors.argmin(0))) == len(theirs)
+
+
+@pytest.fixture(scope='session')
+def pictures(coco_mini):
+    """Read pictures of a size: ``pictures((H, W))`` is (4, H, W, 3)."""
+    return lambda size, number=4: read_pictures(coco_mini, size, number)

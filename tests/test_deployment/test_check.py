@@ -1,0 +1,120 @@
+"""What is taken for equal and what is not, of runtimes made up here."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmghostnetv2 import config_path, init_model
+from mmghostnetv2.deployment.check import check, library_predict, sample_pixels
+from mmghostnetv2.deployment.networks import deployable
+
+from .conftest import make_model
+
+SIZE = (96, 128)
+
+
+def test_pictures(tmp_path):
+    """A generated one has all kinds of pixels and is the same each time."""
+    pixels = sample_pixels(SIZE)
+    assert pixels.shape == (*SIZE, 3) and pixels.dtype == np.uint8
+    assert (pixels == sample_pixels(SIZE)).all()
+    assert (pixels.std((0, 1)) > 30).all()
+    path = tmp_path / 'a.png'
+    Image.fromarray(pixels).save(path)
+    assert (sample_pixels(SIZE, path) == pixels).all()
+    assert sample_pixels((5, 7), path).shape == (5, 7, 3)
+
+
+def two_pictures():
+    pixels = sample_pixels(SIZE)
+    return np.stack([pixels, pixels[::-1]])
+
+
+def outcome(model, change=None, output='predictions', preprocess=False):
+    """Check outputs of torch, as ``change`` makes them others in place."""
+    network = deployable(model, output, preprocess)
+
+    @torch.no_grad()
+    def session(images):
+        outputs = network(torch.from_numpy(images))
+        outputs = [outputs] if torch.is_tensor(outputs) else outputs
+        outputs = [output.numpy().copy() for output in outputs]
+        if change is not None:
+            change(outputs)
+        return outputs
+
+    pixels = sample_pixels(SIZE)
+    return check(model, session, pixels, output, preprocess, 'it')
+
+
+@pytest.fixture(scope='module')
+def detector():
+    pytest.importorskip('mmdet', reason='needs mmdet')
+    return make_model('ssdlite_ghostnetv2_coco', two_pictures())
+
+
+def test_boxes(detector):
+    assert 'boxes within' in outcome(detector, preprocess=True)
+
+    def move(outputs):  # three of a hundred pixels
+        outputs[0][:, ::30, 2] += 0.05 * SIZE[1]
+
+    def relabel(outputs):
+        outputs[1][:, ::30] += 1
+
+    def weaken(outputs):
+        outputs[0][..., 4] *= 0.99
+
+    def drop(outputs):
+        outputs[1][:, -10:] = -1
+
+    for change in (move, relabel, weaken, drop):
+        with pytest.raises(RuntimeError, match=r'it lacks [1-9]\d* of the \d+ boxes'):
+            outcome(detector, change)
+
+
+def test_boxes_that_predict_does_not_find(detector):
+    """A surplus counts as well."""
+    cfg = detector.bbox_head.test_cfg
+    network, pixels = deployable(detector), sample_pixels(SIZE)
+    few = library_predict(detector, pixels)[1].size // 2
+
+    @torch.no_grad()
+    def session(images):
+        outputs = [output.numpy() for output in network(torch.from_numpy(images))]
+        cfg.max_per_img = few
+        return outputs
+
+    before = cfg.max_per_img
+    try:
+        with pytest.raises(RuntimeError, match=r'lacks 0 .* has [1-9]\d* others'):
+            check(detector, session, pixels, 'predictions', False, 'it')
+    finally:
+        cfg.max_per_img = before
+
+
+def test_pixels():
+    pytest.importorskip('mmseg', reason='needs mmseg')
+    model = make_model('fpn_ghostnetv2_ade20k', two_pictures())
+    assert '100.000% of the pixels' in outcome(model)
+
+    def relabel(outputs):
+        outputs[0][:, 0, :2] += 1  # two of 12288
+
+    with pytest.raises(RuntimeError, match=r'it labels 0.02% of the pixels otherwise'):
+        outcome(model, relabel)
+
+
+def test_scores_and_features():
+    pytest.importorskip('mmpretrain', reason='needs mmpretrain')
+    model = init_model(config_path('ghostnetv2_100_in1k'))
+    assert 'scores within' in outcome(model, preprocess=True)
+    assert '1 outputs within' in outcome(model, output='features')
+
+    def change(outputs):
+        outputs[0][0, 5] += 2e-4 * outputs[0].max()
+
+    for output in ('predictions', 'features'):
+        with pytest.raises(RuntimeError, match='output 0 of it differs'):
+            outcome(model, change, output)
