@@ -15,7 +15,7 @@ from ..conftest import ROOT
 from .conftest import load_tool
 
 pytest.importorskip('mmpretrain', reason='has the networks')
-pytest.importorskip('timm', reason='has the networks')
+timm = pytest.importorskip('timm', reason='has the networks')
 
 TOOL = ROOT / 'tools' / 'analysis_tools' / 'benchmark.py'
 OURS, THEIRS = 'ghostnetv2_100_in1k', 'timm:ghostnetv2_100'
@@ -81,11 +81,11 @@ def test_tables(run, tool, monkeypatch, tmp_path):
     settings = [('1', '1x64x64'), ('2', '1x64x64'), ('1', '4x64x96'), ('2', '4x64x96')]
     assert [(row[1], row[2]) for row in rows[::2]] == settings
     assert rows[4][3:] == [
-        THEIRS, '200.00 (150.00 to 300.00)', '1.000 (1.000 to 1.000)', '20.0'
+        THEIRS, '200.00 (150.00 to 300.00)', '1.000 (1.000 to 1.000)', '20.00'
     ]  # fmt: skip
     # the ratio is the median of 0.4, 0.5 and 0.25, not the medians' ratio 0.5
     assert rows[5][3:] == [
-        DEPLOY, '100.00 (70.00 to 100.00)', '0.400 (0.325 to 0.450)', '40.0'
+        DEPLOY, '100.00 (70.00 to 100.00)', '0.400 (0.325 to 0.450)', '40.00'
     ]  # fmt: skip
     lines = read_csv(tmp_path)
     assert len(lines) == 8
@@ -106,6 +106,7 @@ def test_tables(run, tool, monkeypatch, tmp_path):
     text = (tmp_path / 'benchmark.md').read_text()
     assert f'- `python tools/analysis_tools/benchmark.py {argv} --out-dir' in text
     assert f'- torch: {torch.__version__.split("+")[0]}' in text
+    assert f'- timm: {timm.__version__}\n' in text
     assert '- inference on cpu, 3 rounds' in text
 
 

@@ -24,6 +24,8 @@ import re
 import shlex
 import sys
 from copy import deepcopy
+from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,6 +60,7 @@ from mmghostnetv2.deployment.runtimes import flatten, require_equal
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-4
+LIBRARIES = ('timm', 'mmpretrain', 'mmdet')
 SOURCES = {'paper': "the paper's", 'timm': "timm's, of the released weights"}
 
 
@@ -201,7 +204,7 @@ def tabulate(results):
     rows = [header, ['---'] * 4 + ['---:'] * (len(header) - 4)]
     for result in results:
         row = [*map(str, result[:4]), spread(result.milliseconds, 2)]
-        row += [spread(result.ratio, 3), f'{result.per_second:.1f}']
+        row += [spread(result.ratio, 3), f'{result.per_second:.2f}']
         if with_memory:
             row.append(f'{result.megabytes:.1f}')
         rows.append(row)
@@ -419,7 +422,7 @@ def main(argv=None):
 
     what = 'a training step' if args.train else 'inference'
     command = shlex.join(['python', 'tools/analysis_tools/benchmark.py', *argv])
-    machine = describe_machine()
+    machine = describe_machine() | {p: version(p) for p in LIBRARIES if find_spec(p)}
     if args.device == 'cuda':
         machine = {'GPU': torch.cuda.get_device_name()} | machine
     table = tabulate(results)
