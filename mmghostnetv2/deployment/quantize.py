@@ -1,0 +1,78 @@
+"""Quantisation of ONNX files for OpenVINO, by ONNX Runtime's quantiser."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+WEIGHTED = ['Conv', 'Gemm', 'MatMul']
+
+
+def before_the_last_layers(model) -> list[str]:
+    """Name the nodes of a graph that a convolution or linear layer follows.
+
+    Args:
+        model (onnx.ModelProto): The graph, its nodes in order of execution.
+
+    Returns:
+        list[str]: Names of nodes.
+    """
+    names, wanted = [], set()
+    for node in reversed(model.graph.node):
+        if wanted.intersection(node.output):
+            names.append(node.name)
+            wanted.update(node.input)
+        elif node.op_type in WEIGHTED:
+            wanted.update(node.input)
+    return names
+
+
+def quantize(source: Path, images: Sequence[np.ndarray], path: Path) -> None:
+    """Write an ONNX file of 8-bit integers.
+
+    Args:
+        source (Path): File of a network in float32 with one input.
+        images (Sequence[np.ndarray]): Its inputs, which tell the ranges of values.
+        path (Path): File to write.
+
+    Raises:
+        ValueError: ``images`` is empty.
+    """
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self, name: str) -> None:
+            self.feeds = ({name: image} for image in images)
+
+        def get_next(self) -> dict | None:
+            return next(self.feeds, None)
+
+    if not len(images):
+        raise ValueError('calibration takes at least one image')
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder, 'prepared.onnx')
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        model = onnx.load(prepared)
+        quantize_static(
+            prepared,
+            path,
+            Reader(model.graph.input[0].name),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=WEIGHTED,
+            nodes_to_quantize=before_the_last_layers(model),
+            # what OpenVINO fuses: inputs are rounded, not outputs once more
+            extra_options=dict(
+                OpTypesToExcludeOutputQuantization=WEIGHTED, QuantizeBias=False
+            ),
+        )

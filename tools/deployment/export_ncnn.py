@@ -1,0 +1,60 @@
+"""Export a classifier or a backbone to ncnn.
+
+The backbone, --output features, may be that of any model of mmpretrain, mmdet or mmseg.
+NAME.bin has the weights of NAME.param, and NAME.param.json describes the model.
+
+Nothing is written unless ncnn returns, from weights in float32, what torch does, within
+1e-5 of each output's largest value. ncnn lacks operators that segmentors need, and the
+decoding of boxes comes out wrong or not at all, so that these are refused.
+
+Example:
+    python tools/deployment/export_ncnn.py configs/ghostnetv2_100_in1k.py \
+        ck_ghostnetv2_10.pth.tar --shape 224 --out ghostnetv2.param \
+        --with-preprocess --half
+"""
+
+from torch import nn
+
+from mmghostnetv2.deployment.convert import convert
+from mmghostnetv2.deployment.export import export_parser
+from mmghostnetv2.deployment.runtimes import onnx_to_ncnn
+from mmghostnetv2.deployment.to_onnx import to_onnx
+
+
+def as_convolution(normalize):
+    """Make a Normalize a convolution, since pnnx takes its means for a batch."""
+    layer = nn.Conv2d(3, 3, 1).eval().requires_grad_(False)
+    mean, std = normalize.mean.flatten(), normalize.std.flatten()
+    matrix = (1 / std).diag()
+    layer.weight[..., 0, 0] = matrix if normalize.rgb else matrix.flip(1)
+    layer.bias[:] = -mean / std
+    return layer
+
+
+def main(argv=None):
+    parser = export_parser(__doc__, '.param')
+    parser.add_argument(
+        '--half', action='store_true', help='then store the weights as float16'
+    )
+    args = parser.parse_args(argv)
+
+    def write(network, images, path):
+        source = path.parent / 'source.onnx'
+        if args.with_preprocess:
+            network = nn.Sequential(as_convolution(network[0]), network[1])
+        to_onnx(network, images.shape, source)
+        onnx_to_ncnn(source, path)
+        if not args.half:
+            source.unlink()
+
+    def halve(model, path):
+        source = path.parent / 'source.onnx'
+        if args.half:
+            onnx_to_ncnn(source, path, half=True)
+            source.unlink()
+
+    convert(args, 'ncnn', 'ncnn', write, finish=halve)
+
+
+if __name__ == '__main__':
+    main()
