@@ -136,8 +136,11 @@ def _anchor_levels(head: nn.Module, features: Sequence[Tensor]) -> list[Level]:
         [x.shape[-2:] for x in class_maps], device=class_maps[0].device
     )
 
+    # of the maps themselves; the shapes of what is made of them a trace takes for fixed
+    number = class_maps[0].shape[0]
+
     def flat(x: Tensor, parts: int) -> Tensor:
-        return x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, parts))
+        return x.permute(0, 2, 3, 1).reshape(number, -1, parts)
 
     levels = []
     for scores, deltas, points, *factors in zip(
@@ -145,9 +148,8 @@ def _anchor_levels(head: nn.Module, features: Sequence[Tensor]) -> list[Level]:
     ):
         scores, deltas = flat(scores, head.cls_out_channels), flat(deltas, 4)
         # coders take one image, whose boxes may be anything
-        points = points.repeat(deltas.shape[0], 1)
-        boxes = head.bbox_coder.decode(points, deltas.reshape(-1, 4))
-        boxes = boxes.reshape(deltas.shape)
+        boxes = head.bbox_coder.decode(points.repeat(number, 1), deltas.reshape(-1, 4))
+        boxes = boxes.reshape(number, -1, 4)
         if head.use_sigmoid_cls:
             scores = scores.sigmoid()
         else:  # the last class is the background
@@ -220,9 +222,10 @@ class Detector(nn.Module):
         height, width = images.shape[-2:]
         clipped = []
         for level in levels:
-            x, y = level.boxes.unflatten(-1, (2, 2)).unbind(-1)
-            corners = [x.clamp(0, width), y.clamp(0, height)]
-            boxes = torch.stack(corners, dim=-1).flatten(-2)
+            x1, y1, x2, y2 = level.boxes.split(1, dim=-1)
+            xs = [x.clamp(0, width) for x in (x1, x2)]
+            ys = [y.clamp(0, height) for y in (y1, y2)]
+            boxes = torch.cat([xs[0], ys[0], xs[1], ys[1]], dim=-1)
             clipped.append(level._replace(boxes=boxes))
         return clipped
 

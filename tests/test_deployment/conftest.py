@@ -53,7 +53,7 @@ def make_model(
         output = 'dense'
     else:
         head = getattr(model, 'decode_head', None) or model.head
-        output, spread = 'predictions', 10
+        output, spread = 'predictions', 4
     with torch.no_grad():
         for layer in head.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:

@@ -77,6 +77,8 @@ def open_ncnn(path, threads):
     import ncnn
 
     net = ncnn.Net()
+    for name in ('fp16_packed', 'fp16_storage', 'fp16_arithmetic', 'bf16_storage'):
+        setattr(net.opt, f'use_{name}', False)
     if threads:
         net.opt.num_threads = threads
     if net.load_param(str(path)) or net.load_model(str(path.with_suffix('.bin'))):

@@ -1,0 +1,366 @@
+"""tools/deployment/run.py: exported models without torch, against the inferencers."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from mmghostnetv2.deployment.metadata import describe, save_metadata
+from mmghostnetv2.deployment.networks import deployable
+from mmghostnetv2.deployment.runtimes import onnx_to_ncnn, onnx_to_openvino
+from mmghostnetv2.deployment.to_onnx import to_onnx
+
+from ..conftest import ROOT
+from ..test_deployment.conftest import assert_same_detections, make_model, read_pictures
+from .conftest import load_tool
+
+pytest.importorskip('onnx', reason='needs onnx')
+pytest.importorskip('onnxruntime', reason='needs onnxruntime')
+
+TOOL = ROOT / 'tools' / 'deployment' / 'run.py'
+# none of them is needed where a model runs
+BLOCKED = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
+BLOCKED += ('mmghostnetv2', 'cv2', 'matplotlib', 'scipy', 'onnx')
+WITHOUT = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({BLOCKED}))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+SMALL = 'model = dict(backbone=dict(widen_factor=0.3), {})'
+CONFIGS = {
+    # a square of 128 pixels inside of which a picture fits
+    'detector': f"""
+_base_ = '{ROOT}/configs/digits/yolov3_ghostnetv2_320_digits.py'
+{SMALL.format('neck=dict(in_channels=[48, 32, 12])')}
+""",
+    'segmentor': f"""
+_base_ = '{ROOT}/configs/digits/fpn_ghostnetv2_digits.py'
+{SMALL.format('neck=dict(in_channels=[8, 12, 32, 48])')}
+""",
+    'classifier': f"""
+_base_ = '{ROOT}/configs/ghostnetv2_100_in1k.py'
+{SMALL.format('head=dict(in_channels=288, num_classes=20)')}
+""",
+}
+TASKS = dict(detector='mmdet', segmentor='mmseg', classifier='mmpretrain')
+
+
+@pytest.fixture(scope='module')
+def tool():
+    return load_tool(TOOL)
+
+
+def walk(node):
+    """List a config's dicts."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for part in node:
+            yield from walk(part)
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory, coco_mini):
+    """Export: ``exported(kind)`` is the folder of a.onnx, a.py and a.pth."""
+    folders = {}
+
+    def export(kind):
+        pytest.importorskip(TASKS[kind], reason=f'needs {TASKS[kind]}')
+        if kind in folders:
+            return folders[kind]
+        folder = folders[kind] = tmp_path_factory.mktemp(kind)
+        base = folder / 'base.py'
+        base.write_text(CONFIGS[kind])
+        cfg = Config.fromfile(base)
+        for node in walk([cfg.test_pipeline, cfg.test_dataloader]):
+            for key in {'scale', 'img_scale', 'crop_size'} & node.keys():
+                scale = node[key]
+                node[key] = 128 if isinstance(scale, int) else (128, 128)
+        cfg.dump(folder / 'a.py')
+        model = make_model(
+            Config.fromfile(folder / 'a.py'), read_pictures(coco_mini, (128, 128))
+        )
+        classes = [f'kind {i}' for i in range(20)]
+        palette = [[i, 200 - 3 * i, 7 * i % 256] for i in range(20)]
+        meta = dict(dataset_meta=dict(classes=classes, palette=palette))
+        state = dict(meta=meta, state_dict=model.state_dict())
+        torch.save(state, folder / 'a.pth')
+        network = deployable(model, preprocess=kind == 'detector')
+        shape, dynamic = (1, 3, 128, 128), kind != 'classifier'
+        to_onnx(network, shape, folder / 'a.onnx', dynamic)
+        meta = describe(
+            model, network, 'predictions', shape, dynamic, str(folder / 'a.pth')
+        )
+        save_metadata(meta, folder / 'a.onnx')
+        return folder
+
+    return export
+
+
+@pytest.fixture(scope='module')
+def image(coco_mini):
+    return min((coco_mini / 'val2017').iterdir())
+
+
+def run_alone(*args):
+    """Run the tool where nothing of the training's libraries can be imported."""
+    command = [sys.executable, '-c', WITHOUT, TOOL, *args]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_detector_is_the_inferencer(exported, image, tmp_path):
+    """Boxes in pixels of the picture; they are drawn in their colours."""
+    folder = exported('detector')
+    apis = pytest.importorskip('mmdet.apis')
+    inferencer = apis.DetInferencer(
+        str(folder / 'a.py'), str(folder / 'a.pth'), device='cpu', show_progress=False
+    )
+    (theirs,) = inferencer(str(image))['predictions']
+    found = tmp_path / 'new' / 'found.json'
+    args = ('--out-dir', tmp_path / 'out', '--score-thr', '0.2', '--json', found)
+    printed = run_alone(folder / 'a.onnx', image, *args)
+    (rows,) = json.loads(found.read_text()).values()
+    number = np.sum(np.array(theirs['scores']) >= 0.2)
+    assert number > 20 and len(rows) == number
+    ours = np.array([[*row['box'], row['score']] for row in rows])
+    labels = np.array([row['label'] for row in rows])
+    theirs = np.column_stack([theirs['bboxes'], theirs['scores'], theirs['labels']])
+    theirs = theirs[:number]
+    pixels = 1e-3 * max(Image.open(image).size) / 128
+    assert_same_detections((ours, labels), (theirs[:, :5], theirs[:, 5]), pixels)
+    assert [row['name'] for row in rows] == [f'kind {label}' for label in labels]
+    assert printed.count('kind ') == number and str(image) in printed
+    drawing, picture = Image.open(tmp_path / 'out' / image.name), Image.open(image)
+    assert drawing.size == picture.size
+    changed = np.asarray(drawing.convert('RGB'), int) - np.asarray(
+        picture.convert('RGB')
+    )
+    assert (np.abs(changed).max(-1) > 60).mean() > 0.01
+
+
+def test_segmentor_is_the_inferencer(exported, image, tmp_path, tool):
+    """Pixels mixed with the colours of what the inferencer sees in them."""
+    folder = exported('segmentor')
+    apis = pytest.importorskip('mmseg.apis')
+    # of the size to which the pipeline would bring it
+    path = tmp_path / 'a.png'
+    picture = Image.open(image).convert('RGB').resize((128, 100))
+    picture.save(path)
+    inferencer = apis.MMSegInferencer(
+        str(folder / 'a.py'), str(folder / 'a.pth'), device='cpu'
+    )
+    theirs = inferencer(str(path), show=False)['predictions']
+    found = tmp_path / 'found.json'
+    run_alone(folder / 'a.onnx', path, '--out-dir', tmp_path / 'out', '--json', found)
+    (rows,) = json.loads(found.read_text()).values()
+    assert len(rows) > 3
+    shares = [row['share'] for row in rows]
+    assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
+    for row in rows:
+        assert row['share'] == pytest.approx((theirs == row['label']).mean(), abs=1e-3)
+    palette = np.array([[i, 200 - 3 * i, 7 * i % 256] for i in range(20)])
+    mixed = (np.asarray(picture, int) + palette[theirs]) / 2
+    drawing = np.asarray(Image.open(tmp_path / 'out' / 'a.png'), int)
+    same = np.abs(drawing - mixed).max(-1) <= 1
+    assert same[:, 70:].mean() > 0.999  # the names are on the left
+
+
+def test_classifier_is_the_inferencer(exported, image, tmp_path):
+    folder = exported('classifier')
+    apis = pytest.importorskip('mmpretrain.apis')
+    inferencer = apis.ImageClassificationInferencer(
+        str(folder / 'a.py'), str(folder / 'a.pth'), device='cpu'
+    )
+    scores = inferencer(str(image))[0]['pred_scores']
+    printed = run_alone(folder / 'a.onnx', image, '--out-dir', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+    lines = [line.split(' ', 1) for line in map(str.strip, printed.splitlines()[1:])]
+    best = np.argsort(-scores)[:5]
+    assert [name for _, name in lines] == [f'kind {i}' for i in best]
+    for (score, _), i in zip(lines, best, strict=True):
+        assert float(score) == pytest.approx(scores[i], abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ('name', 'options'),
+    [
+        ('yolov3_ghostnetv2_320', {'model.test_cfg.conf_thr': 0.55}),
+        (
+            'rtmdet-tiny_ghostnetv2_coco',
+            {'model.test_cfg.nms_pre': 300, 'model.test_cfg.min_bbox_size': 4},
+        ),
+    ],
+)
+def test_dense_boxes_are_suppressed_as_the_detector_does(
+    tool, name, options, coco_mini
+):
+    """By thresholds, level and class, in numpy."""
+    pytest.importorskip('mmdet', reason='needs mmdet')
+    pixels = read_pictures(coco_mini, (96, 128))
+    options['model.test_cfg.max_per_img'] = 80
+    options['model.test_cfg.nms.iou_threshold'] = 0.3
+    model = make_model(name, pixels, **options)
+    dense, whole = deployable(model, 'dense', True), deployable(model, preprocess=True)
+    shape = (1, 3, 96, 128)
+    image = Image.fromarray(pixels[0])
+    found = {}
+    for network, output in ((dense, 'dense'), (whole, 'predictions')):
+        meta = describe(model, network, output, shape)
+        meta['prepare'] |= dict(resize='none')
+
+        @torch.no_grad()
+        def session(images, network=network):
+            return [output.numpy() for output in network(torch.from_numpy(images))]
+
+        rows, _ = tool.predict(session, meta, image, 0)
+        boxes = np.array([[*row['box'], row['score']] for row in rows])
+        found[output] = boxes, np.array([row['label'] for row in rows])
+    assert len(found['predictions'][0]) > 30
+    assert_same_detections(found['dense'], found['predictions'])
+
+
+def test_dense_boxes_of_another_size_are_refused(tool):
+    settings = dict(levels=[2, 3])
+    with pytest.raises(ValueError, match='4 boxes came out, where 5 are described'):
+        tool.suppress(np.zeros((4, 4)), np.zeros((4, 2)), None, settings)
+
+
+@pytest.mark.parametrize('size', [(31, 20), (117, 300), (64, 48), (1, 5)])
+def test_resizing_is_opencvs(tool, size):
+    """To a value of 256 at most, and nearly everywhere to none."""
+    cv2 = pytest.importorskip('cv2')
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    theirs = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR).astype(int)
+    errors = np.abs(tool.resize_as_opencv(pixels, size) - theirs)
+    assert errors.max() <= 1 and (errors > 0).mean() < 0.01
+
+
+def test_a_box_is_drawn_where_it_is(tool):
+    image = Image.new('RGB', (200, 100))
+    meta = dict(classes=['a'], palette=[[1, 2, 3], [250, 9, 60]])
+    drawing = tool.draw_boxes(image, [((20.2, 30.1, 150, 90), 0.5, 1)], meta)
+    pixels = np.asarray(drawing)
+    rows, columns = (pixels == [250, 9, 60]).all(-1).nonzero()
+    assert (columns.min(), rows.min(), columns.max(), rows.max()) == (20, 30, 150, 90)
+    assert not pixels[50:89, 22:149].any() and not np.asarray(image).any()
+    assert (pixels[31:45, 21:60] > 150).all(-1).any()  # its class, 'class 1'
+
+
+def test_pictures_are_turned_as_the_camera_says(tool, tmp_path):
+    image = Image.new('L', (30, 20), 50)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right
+    image.save(tmp_path / 'a.jpg', exif=exif)
+    turned = tool.read_image(tmp_path / 'a.jpg')
+    assert turned.size == (20, 30) and turned.mode == 'RGB'
+
+
+def test_broken_pictures_are_named_and_the_others_go_on(
+    tool, exported, image, tmp_path, capsys
+):
+    """A folder's pictures are counted; what failed is in the exit code."""
+    folder = exported('classifier')
+    pictures = tmp_path / 'pictures'
+    (pictures / 'more').mkdir(parents=True)
+    shutil.copy(image, pictures / 'a.jpg')
+    (pictures / 'b.jpg').write_bytes(image.read_bytes()[:900])
+    (pictures / 'c.PNG').write_text('no picture')
+    (pictures / 'notes.txt').write_text('none of them')
+    shutil.copy(image, pictures / 'more' / 'd.jpg')
+    found = tmp_path / 'found.json'
+    missing = tmp_path / 'none.jpg'
+    args = [folder / 'a.onnx', pictures, missing, '--json', found]
+    with pytest.raises(SystemExit, match='3 of 5 pictures failed'):
+        tool.main([*map(str, args)])
+    printed = capsys.readouterr()
+    names = ['a.jpg', 'more/d.jpg']
+    assert [*json.loads(found.read_text())] == [str(pictures / name) for name in names]
+    assert f'[1/5] {pictures / "a.jpg"}' in printed.out
+    assert f'[4/5] {pictures / "more/d.jpg"}' in printed.out
+    for path in (pictures / 'b.jpg', pictures / 'c.PNG', missing):
+        assert f'{path}: ' in printed.err
+
+
+def test_wrong_size_is_named(tool, exported, tmp_path, capsys):
+    """Where nothing says how to bring a picture to the size of the network."""
+    folder = exported('classifier')
+    shutil.copy(folder / 'a.onnx', tmp_path)
+    meta = json.loads((folder / 'a.onnx.json').read_text())
+    meta['prepare'] |= dict(resize='none', unknown=['Warp'])
+    (tmp_path / 'a.onnx.json').write_text(json.dumps(meta))
+    Image.new('RGB', (100, 128)).save(tmp_path / 'a.png')
+    with pytest.raises(SystemExit, match='1 of 1 pictures failed'):
+        tool.main([str(tmp_path / 'a.onnx'), str(tmp_path / 'a.png')])
+    message = capsys.readouterr().err
+    assert 'a.png: ValueError: the picture has 100x128 pixels where' in message
+    assert 'takes 128x128' in message and 'left out: Warp' in message
+
+
+def test_drawings_never_replace_pictures(tool, exported, image, tmp_path, capsys):
+    folder = exported('detector')
+    picture = tmp_path / 'a.jpg'
+    shutil.copy(image, picture)
+    with pytest.raises(SystemExit, match='1 of 1 pictures failed'):
+        tool.main([str(folder / 'a.onnx'), str(picture), '--out-dir', str(tmp_path)])
+    assert 'would overwrite the picture' in capsys.readouterr().err
+    assert picture.read_bytes() == image.read_bytes()
+
+
+def test_bad_arguments_are_named(tool, exported, image, tmp_path, monkeypatch):
+    def fails(*args):
+        with pytest.raises(SystemExit) as info:
+            tool.main([*map(str, args)])
+        return str(info.value)
+
+    model = exported('classifier') / 'a.onnx'
+    assert 'no such model: none.onnx' in fails('none.onnx', image)
+    assert 'a.pth is of an unknown format' in fails('a.pth', image)
+    shutil.copy(model, tmp_path)
+    alone, sidecar = tmp_path / 'a.onnx', tmp_path / 'a.onnx.json'
+    assert f'no such description of the model: {sidecar}' in fails(alone, image)
+    for text in ('{', '{}', '[]'):
+        sidecar.write_text(text)
+        assert f'{sidecar} is no description' in fails(alone, image)
+    (tmp_path / 'empty').mkdir()
+    assert 'empty has no pictures' in fails(model, tmp_path / 'empty')
+    twin = shutil.copy(image, tmp_path)
+    assert 'would both be drawn as' in fails(model, image, twin)
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    assert 'needs onnxruntime, pip install onnxruntime' in fails(model, image)
+
+
+def convert_to_openvino(source: Path, path: Path):
+    pytest.importorskip('openvino', reason='needs openvino')
+    onnx_to_openvino(source, path.with_suffix('.xml'))
+    return path.with_suffix('.xml')
+
+
+def convert_to_ncnn(source: Path, path: Path):
+    pytest.importorskip('ncnn', reason='needs ncnn')
+    pytest.importorskip('pnnx', reason='needs pnnx')
+    onnx_to_ncnn(source, path.with_suffix('.param'))
+    return path.with_suffix('.param')
+
+
+@pytest.mark.parametrize('convert', [convert_to_openvino, convert_to_ncnn])
+def test_other_runtimes_find_the_same(tool, exported, image, tmp_path, convert):
+    folder = exported('classifier')
+    path = convert(folder / 'a.onnx', tmp_path / 'b')
+    shutil.copy(folder / 'a.onnx.json', f'{path}.json')
+    results = []
+    for file in (folder / 'a.onnx', path):
+        session, meta = tool.open_model(file, threads=1)
+        rows, _ = tool.predict(session, meta, tool.read_image(image), 0)
+        results.append({row['name']: row['score'] for row in rows})
+    assert results[1] == pytest.approx(results[0], rel=1e-3)
