@@ -257,36 +257,40 @@ def draw(results, accuracies, path):
     figure = Figure(figsize=(6.5 * width, 5.5), layout='constrained')
     panels = figure.subplots(1, width, sharey=True, squeeze=False)[0]
     for axes, setting in zip(panels, settings, strict=True):
-        for result in results:
-            if result[:3] != setting:
-                continue
+        points = [
+            (accuracies[name], result)
+            for result in results
+            if result[:3] == setting
+            and (name := split_options(result.network)[0]) in accuracies
+        ]
+        points.sort(key=lambda point: max(point[0].values()))
+        for side, (found, result) in enumerate(points):
             x = result.milliseconds.median
-            found = accuracies.get(split_options(result.network)[0], {})
+            color = '#e07b00' if 'ghostnetv2' in result.network else '#6e6e78'
             for source, y in found.items():
-                own = 'ghostnetv2' in result.network
-                color = '#e07b00' if own else '#6e6e78'
                 face = color if source == 'paper' else 'white'
                 axes.plot(x, y, 'o', color=color, markerfacecolor=face)
-            if found:
-                axes.annotate(
-                    result.network,
-                    (x, max(found.values())),
-                    (0, 5),
-                    textcoords='offset points',
-                    ha='center',
-                    fontsize=7,
-                )
+            axes.annotate(
+                result.network,
+                (x, max(found.values())),
+                # names alternate between both sides, as neighbours lie close
+                (-7, 0) if side % 2 else (7, 0),
+                textcoords='offset points',
+                ha='right' if side % 2 else 'left',
+                va='center',
+                fontsize=7,
+            )
         runtime, threads, images = setting
         axes.set_title(f'{runtime}, {threads} thread(s), {images}', fontsize='medium')
         axes.set_xlabel('latency, ms')
-        axes.margins(0.15)
+        axes.margins(0.4, 0.1)  # names have room
         axes.grid(alpha=0.3)
     for source, title in SOURCES.items():
         face = 'black' if source == 'paper' else 'white'
         label = f'accuracy: {title}'
         panels[0].plot([], [], 'o', color='black', markerfacecolor=face, label=label)
     panels[0].set_ylabel('ImageNet top-1, %')
-    panels[0].legend(fontsize=8, loc='lower right')
+    panels[0].legend(fontsize=8, loc='upper left')
     figure.savefig(path, dpi=110)
 
 
