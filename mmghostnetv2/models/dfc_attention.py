@@ -19,6 +19,9 @@ SCALINGS = {
 POSITIONS = ('before', 'after')
 DOWN_SAMPLINGS = ('average', 'max', 'bilinear')
 UP_SAMPLINGS = ('nearest', 'bilinear', 'bicubic')
+# values of one image in features that are made again in the backward pass; of fewer
+# ones there is less to save than it costs
+RECOMPUTED = 2**15
 
 
 def check_choice(name: str, value, choices) -> None:
@@ -42,10 +45,10 @@ def halve(x: Tensor, down_sampling: str = 'average') -> Tensor:
 
 def restore(x: Tensor, size: tuple[int, int], up_sampling: str = 'nearest') -> Tensor:
     """Up-sample what :func:`halve` made of features to their height and width."""
-    if up_sampling != 'nearest':
+    if up_sampling != 'nearest' or torch.onnx.is_in_onnx_export():
         return F.interpolate(x, size=size, mode=up_sampling)
-    # The nearest pixel for any size, in operators that all runtimes compute alike:
-    # LiteRT takes other pixels where the size is no multiple.
+    # The nearest pixel for any size, in operators that LiteRT computes alike, too: it
+    # takes other pixels where the size is no multiple. ONNX has an exact one.
     doubled = [2 if side > 1 else 1 for side in size]
     x = F.interpolate(x, scale_factor=doubled, mode='nearest')
     for dim, side in zip((-2, -1), size, strict=True):
@@ -184,7 +187,7 @@ class DFCAttention(nn.Sequential):
     def _small_gate(self, x: Tensor) -> Tensor:
         pointwise, *between, last = self
         z = pointwise(halve(x, self.down_sampling))
-        if z.requires_grad and not is_traced():
+        if z.requires_grad and z[0].numel() > RECOMPUTED and not is_traced():
             # three features of its size would be kept, which are cheap to make again
             z = recompute(nn.Sequential(*between), z)
         else:

@@ -1,5 +1,6 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor, nn
 
@@ -11,10 +12,14 @@ ENHANCED = ('expressiveness', 'capacity', 'both')
 
 
 def depthwise_conv(
-    channels: int, kernel_size: int, stride: int = 1, dilation: int = 1
+    channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    dilation: int = 1,
+    cls: type[nn.Conv2d] = nn.Conv2d,
 ) -> nn.Conv2d:
     """Build a depth-wise convolution that keeps ceil(size / stride) of each side."""
-    return nn.Conv2d(
+    return cls(
         channels,
         channels,
         kernel_size,
@@ -24,6 +29,27 @@ def depthwise_conv(
         groups=channels,
         bias=False,
     )
+
+
+class DepthwiseConcat(nn.Conv2d):
+    """Depth-wise convolution of features in parts, which concatenates its outputs.
+
+    To concatenate behind a stride moves a quarter of what it would move before.
+    """
+
+    def forward(self, parts: Sequence[Tensor]) -> Tensor:
+        """Map parts of shape (N, C1, H, W), ... to (N, C1 + ..., H', W')."""
+        channels = [part.shape[1] for part in parts]
+        weights = self.weight.split(channels)
+        biases = [None] * len(parts) if self.bias is None else self.bias.split(channels)
+        return concat(
+            [
+                F.conv2d(*tensors, self.stride, self.padding, self.dilation, groups)
+                for *tensors, groups in zip(
+                    parts, weights, biases, channels, strict=True
+                )
+            ]
+        )
 
 
 class GhostModule(nn.Module):
@@ -41,6 +67,8 @@ class GhostModule(nn.Module):
             channels, ``dilation`` and ``norm_cfg``.
         norm_cfg (dict): Config of the normalisation layers.
         act_cfg (dict | None): Config of the activations, None for none.
+        in_parts (bool): Return both halves of the output by themselves; not with an
+            attention.
     """
 
     def __init__(
@@ -51,9 +79,11 @@ class GhostModule(nn.Module):
         attention: Callable[..., nn.Module] | None = None,
         norm_cfg: dict = dict(type='BN'),
         act_cfg: dict | None = dict(type='ReLU', inplace=True),
+        in_parts: bool = False,
     ) -> None:
         super().__init__()
         self.out_channels = out_channels
+        self.in_parts = in_parts
         half = (out_channels + 1) // 2
 
         def with_norm_act(conv: nn.Conv2d) -> nn.Sequential:
@@ -70,15 +100,15 @@ class GhostModule(nn.Module):
                 in_channels, out_channels, dilation=dilation, norm_cfg=norm_cfg
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
         primary = self.primary_conv(x)
         cheap = self.cheap_operation(primary)
         if self.out_channels % 2:  # one too many
             cheap = cheap[:, :-1]
-        if self.short_conv is None:
-            return concat([primary, cheap])
-        return self.short_conv(x, primary, cheap)
+        if self.short_conv is not None:
+            return self.short_conv(x, primary, cheap)
+        return [primary, cheap] if self.in_parts else concat([primary, cheap])
 
 
 class GhostBottleneck(nn.Module):
@@ -123,8 +153,9 @@ class GhostBottleneck(nn.Module):
             attention if enhance in (feature, 'both') else None
             for feature in ENHANCED[:2]
         )
+        in_parts = stride > 1 and first is None
         self.ghost1 = GhostModule(
-            in_channels, mid_channels, dilation, first, norm_cfg, act_cfg
+            in_channels, mid_channels, dilation, first, norm_cfg, act_cfg, in_parts
         )
         self.conv_dw = self.bn_dw = self.se = None
         out_dilation, conv_stride = dilation, stride
@@ -132,7 +163,11 @@ class GhostBottleneck(nn.Module):
             out_dilation, conv_stride = dilation * stride, 1
         if stride > 1:
             self.conv_dw = depthwise_conv(
-                mid_channels, kernel_size, conv_stride, dilation
+                mid_channels,
+                kernel_size,
+                conv_stride,
+                dilation,
+                DepthwiseConcat if in_parts else nn.Conv2d,
             )
             self.bn_dw = build_norm_layer(norm_cfg, mid_channels)[1]
         if se_ratio > 0:

@@ -1,13 +1,14 @@
 """DFC attention against the paper's formulas, written out."""
 
 from itertools import product
+from math import inf
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mmghostnetv2.models import DFCAttention, GhostModule
+from mmghostnetv2.models import DFCAttention, GhostModule, dfc_attention
 
 from .conftest import randomise
 
@@ -185,6 +186,31 @@ def test_gradients(size, up_sampling, parts):
     )
     expected = torch.autograd.grad(product_, leaves, factor)
     torch.testing.assert_close(gradients, expected)
+
+
+def test_large_features_are_made_again(monkeypatch):
+    """In the backward pass, with equal gradients, and the batch counted once."""
+    torch.manual_seed(0)
+    results = []
+    for limit in (inf, 0):
+        monkeypatch.setattr(dfc_attention, 'RECOMPUTED', limit)
+        attention = randomise(DFCAttention(6)).double()
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(2, 6, 9, 8, dtype=torch.double, generator=generator)
+        for conv in list(attention)[::2]:
+            conv.weight.data.uniform_(-1, 1, generator=generator)
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, saved=saved: (saved.append(t.numel()), t)[1], lambda t: t
+        ):
+            out = attention(x)
+        out.square().sum().backward()
+        gradients = [p.grad for p in attention.parameters()]
+        results.append((sum(saved), [out, *gradients, *attention.buffers()]))
+    (kept, expected), (kept_less, actual) = results
+    assert kept_less < 0.75 * kept
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    assert actual[-1] == 1  # num_batches_tracked
 
 
 def test_gradients_in_mixed_precision():

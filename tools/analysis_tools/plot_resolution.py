@@ -33,6 +33,7 @@ from mmghostnetv2.analysis import (
     randomize_norms,
     time_interleaved,
 )
+from mmghostnetv2.analysis.growth import fit_power
 from mmghostnetv2.models import GhostNet, GhostNetSelfAttention, GhostNetV2
 
 BASE = 'GhostNet'
@@ -93,19 +94,9 @@ def positive(sizes, values):
 
 
 def fit(points):
-    """Fit latency = factor * pixels ** exponent by least squares on logarithms.
-
-    Args:
-        points (list): Pairs of the side of a square in pixels, and latency.
-
-    Returns:
-        tuple[float, float]: Exponent and factor, NaN for less than two points.
-    """
-    if len(points) < 2:
-        return np.nan, np.nan
-    sides, latencies = np.log(points).T
-    exponent, offset = np.polyfit(2 * sides, latencies, 1)
-    return float(exponent), float(np.exp(offset))
+    """Fit a power of the number of pixels to pairs of a square's side and a latency."""
+    sides, latencies = np.reshape(points, (-1, 2)).T
+    return fit_power(sides**2, latencies)
 
 
 def spread(values, digits):
