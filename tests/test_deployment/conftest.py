@@ -12,7 +12,7 @@ from mmghostnetv2.analysis import randomize_norms
 from mmghostnetv2.deployment.networks import Normalize, deployable, pixel_format
 
 
-def read_pictures(folder: Path, size: tuple[int, int], number: int = 4) -> np.ndarray:
+def read_pictures(folder: Path, size: tuple[int, int], number: int = 8) -> np.ndarray:
     """Read pictures of COCO's layout, RGB, (N, H, W, 3), as (H, W) or stretched."""
     paths = sorted((folder / 'val2017').iterdir())[:number]
     images = [Image.open(path).convert('RGB').resize(size[::-1]) for path in paths]
@@ -88,5 +88,5 @@ def assert_same_detections(actual, expected, pixels=1e-3):
 
 @pytest.fixture(scope='session')
 def pictures(coco_mini):
-    """Read pictures of a size: ``pictures((H, W))`` is (4, H, W, 3)."""
-    return lambda size, number=4: read_pictures(coco_mini, size, number)
+    """Read pictures of a size: ``pictures((H, W))`` is (8, H, W, 3)."""
+    return lambda size, number=8: read_pictures(coco_mini, size, number)
