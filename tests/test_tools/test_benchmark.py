@@ -114,7 +114,7 @@ def test_runs_as_a_command(tmp_path):
     """All of it, with memory and plot."""
     pytest.importorskip('onnxruntime')
     names = [OURS, 'timm:mobilenetv3_large_100', f'{OURS}+backbone']
-    argv = ['--runtime', 'onnxruntime', '--images', '1x64', '--rounds', '2']
+    argv = ['--runtime', 'onnxruntime', '--images', '1x96', '--rounds', '2']
     done = subprocess.run(
         [
             sys.executable,

@@ -101,9 +101,8 @@ def require_equal_to(first, name, outputs, expected, tolerance=TOLERANCE):
     try:
         require_equal(outputs, expected, tolerance, name)
     except RuntimeError as error:
-        raise RuntimeError(f'{name} does not compute what {first} does: {error}') from (
-            error
-        )
+        message = f'{name} does not compute what {first} does: {error}'
+        raise RuntimeError(message) from error
 
 
 def prepare_inference(networks, shape, runtime, threads, args, folder):
