@@ -18,7 +18,12 @@ from mmghostnetv2.deployment.runtimes import onnx_to_ncnn, onnx_to_openvino
 from mmghostnetv2.deployment.to_onnx import to_onnx
 
 from ..conftest import ROOT
-from ..test_deployment.conftest import assert_same_detections, make_model, read_pictures
+from ..test_deployment.conftest import (
+    PIXELS,
+    assert_same_detections,
+    make_model,
+    read_pictures,
+)
 from .conftest import load_tool
 
 pytest.importorskip('onnx', reason='needs onnx')
@@ -137,7 +142,7 @@ def test_detector_is_the_inferencer(exported, image, tmp_path):
     labels = np.array([row['label'] for row in rows])
     theirs = np.column_stack([theirs['bboxes'], theirs['scores'], theirs['labels']])
     theirs = theirs[:number]
-    pixels = 1e-3 * max(Image.open(image).size) / 128
+    pixels = PIXELS * max(Image.open(image).size) / 128
     assert_same_detections((ours, labels), (theirs[:, :5], theirs[:, 5]), pixels)
     assert [row['name'] for row in rows] == [f'kind {label}' for label in labels]
     assert printed.count('kind ') == number and str(image) in printed
