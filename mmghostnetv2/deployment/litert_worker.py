@@ -1,53 +1,42 @@
-"""Convert a network saved by torch.export to LiteRT. Runs alone, by its path.
+"""Convert networks to LiteRT, and quantise them. Runs alone, by its path.
 
-    python litert_worker.py PROGRAM.pt2 IMAGES.npy OUT.tflite [--int8]
+    python litert_worker.py convert PROGRAM.pt2 OUT.tflite
+    python litert_worker.py quantize MODEL.tflite IMAGES.npy
 
 litert-torch brings versions that OpenMMLab does not get along with. So this runs in an
 environment of its own, which ``make litert`` builds, and imports none of OpenMMLab.
 """
 
-import argparse
+import sys
 
 import numpy as np
-import torch
 
 
-def quantize(path, images):
-    """Make a LiteRT file one of 8-bit integers, as far as its operators allow.
+def convert(program, out):
+    """Convert a file of torch.export, with the images that it was made with."""
+    import litert_torch
+    import torch
+
+    program = torch.export.load(program)
+    litert_torch.convert(program.module(), *program.example_inputs).export(out)
+
+
+def quantize(model, images):
+    """Quantise a file to integers of 8 bits, in its place.
 
     Weights get a scale a channel, activations one a tensor. Input and outputs stay
-    float32.
-
-    Args:
-        path (str): The file, which is replaced.
-        images (np.ndarray): What tells the ranges of activations, (N, 1, C, H, W).
+    float32. The images, (number, N, C, H, W), tell the ranges of activations.
     """
     from ai_edge_litert.interpreter import Interpreter
-    from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer import qtyping, quantizer, recipe
 
-    runner = Interpreter(path).get_signature_runner()
-    (name,) = runner.get_input_details()
-    job = quantizer.Quantizer(path, recipe.static_wi8_ai8())
-    samples = {'serving_default': [{name: image} for image in images]}
-    ranges = job.calibrate(samples)
-    job.quantize(ranges).export_model(path, overwrite=True)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('program')
-    parser.add_argument('images', help='the first gives the shape')
-    parser.add_argument('out')
-    parser.add_argument('--int8', action='store_true', help='calibrate with the images')
-    args = parser.parse_args()
-    import litert_torch
-
-    images = np.load(args.images)
-    network = torch.export.load(args.program).module()
-    litert_torch.convert(network, (torch.from_numpy(images[0]),)).export(args.out)
-    if args.int8:
-        quantize(args.out, images)
+    (name,) = Interpreter(model).get_signature_runner().get_input_details()
+    job = quantizer.Quantizer(model, recipe.static_wi8_ai8())
+    for end in qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT:
+        job.update_quantization_recipe('.*', end, algorithm_key='no_quantize')
+    samples = {'serving_default': [{name: image} for image in np.load(images)]}
+    job.quantize(job.calibrate(samples)).export_model(model, overwrite=True)
 
 
 if __name__ == '__main__':
-    main()
+    {'convert': convert, 'quantize': quantize}[sys.argv[1]](*sys.argv[2:])

@@ -187,8 +187,10 @@ def _open_ncnn(path: Path, threads: int) -> Session:
     def run(x: np.ndarray) -> list[np.ndarray]:
         if len(x) > 1:
             raise ValueError(f'ncnn takes one image at a time, got {len(x)}')
+        # it reads an array in the order of memory, and keeps none alive
+        image = np.ascontiguousarray(x[0])
         with net.create_extractor() as extractor:
-            extractor.input('in0', ncnn.Mat(x[0]).clone())
+            extractor.input('in0', ncnn.Mat(image).clone())
             found = [extractor.extract(name) for name in names]
             if any(status for status, _ in found):
                 raise RuntimeError(f'ncnn cannot run {path}')
@@ -215,37 +217,54 @@ def litert_python() -> Path:
     return python
 
 
-def to_litert(
-    network: nn.Module, images: Tensor, path: Path, int8: bool = False
-) -> None:
-    """Write a network as ``path``, NAME.tflite, in the environment for that.
+def _run_litert_worker(*arguments: object) -> None:
+    """Run litert_worker.py in the environment for it; raise what it failed by."""
+    worker = Path(__file__).with_name('litert_worker.py')
+    command = [litert_python(), worker, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = done.stderr.strip().rpartition('\n')[2]
+        raise RuntimeError(f'LiteRT cannot {arguments[0]} the network: {last}')
+
+
+def to_litert(network: nn.Module, images: Tensor, path: Path) -> None:
+    """Write a network as ``path``, NAME.tflite.
 
     Args:
         network (nn.Module): Takes one batch of images.
-        images (Tensor): Batches of the shape it shall take, (number, N, C, H, W).
+        images (Tensor): Batch of the shape that it shall take, (N, C, H, W).
         path (Path): File to write.
-        int8 (bool): Quantise, with the ranges that its values have on the images.
 
     Raises:
-        ImportError: There is no such environment.
+        ImportError: There is no environment for the conversion.
         RuntimeError: litert-torch cannot convert the network.
     """
-    python = litert_python()
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        program, batches = Path(folder, 'program.pt2'), Path(folder, 'images.npy')
-        torch.export.save(torch.export.export(network, (images[0],)), program)
+        program = Path(folder, 'program.pt2')
+        torch.export.save(torch.export.export(network, (images,)), program)
+        _run_litert_worker('convert', program, path)
+
+
+def quantize_litert(path: Path, images: Tensor) -> None:
+    """Quantise a file of :func:`to_litert` to integers of 8 bits, in its place.
+
+    Args:
+        path (Path): The file.
+        images (Tensor): Batches that tell the ranges of values, (number, N, C, H, W).
+
+    Raises:
+        ImportError: There is no environment for that.
+        RuntimeError: The quantiser fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        batches = Path(folder, 'images.npy')
         np.save(batches, images.numpy())
-        worker = Path(__file__).with_name('litert_worker.py')
-        command = [python, worker, program, batches, path, *(['--int8'] * int8)]
-        done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        last = done.stderr.strip().rpartition('\n')[2]
-        raise RuntimeError(f'litert-torch cannot convert the network: {last}')
+        _run_litert_worker('quantize', path, batches)
 
 
 def _to_litert(network: nn.Module, x: Tensor, path: Path) -> Path:
     path = path.with_name(f'{path.name}.tflite')
-    to_litert(network, x[None], path)
+    to_litert(network, x, path)
     return path
 
 

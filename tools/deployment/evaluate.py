@@ -65,12 +65,9 @@ def predict(model, session, meta, data):
 
 def evaluate(config, session, meta):
     """Return the metrics of an exported network by name."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = config.copy()
-        config.work_dir, config.log_level = folder, 'WARNING'
-        runner = Runner.from_cfg(config)
-        runner.model.test_step = partial(predict, runner.model, session, meta)
-        return runner.test()
+    runner = Runner.from_cfg(config)
+    runner.model.test_step = partial(predict, runner.model, session, meta)
+    return runner.test()
 
 
 def open_file(path, threads, openvino):
@@ -131,13 +128,16 @@ def main(argv=None):
         parser.error(f'no such config: {args.config}')
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options)
+    config.log_level = 'WARNING'
     metrics, runners = {}, {}
     try:
-        for path in args.models:
-            session, meta = open_file(path, args.threads, args.openvino)
-            metrics[str(path)] = evaluate(config, session, meta)
-            images = torch.rand(meta['input']['shape']).numpy()
-            runners[str(path)] = partial(session, images)
+        # one folder, since all runners share their visualizer
+        with tempfile.TemporaryDirectory() as config.work_dir:
+            for path in args.models:
+                session, meta = open_file(path, args.threads, args.openvino)
+                metrics[str(path)] = evaluate(config, session, meta)
+                images = torch.rand(meta['input']['shape']).numpy()
+                runners[str(path)] = partial(session, images)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     seconds = time_interleaved(runners, args.rounds)

@@ -1,16 +1,16 @@
-"""Export a classifier or a backbone to ncnn.
+"""Export a backbone, or what else ncnn computes right, to ncnn.
 
 The backbone, --output features, may be that of any model of mmpretrain, mmdet or mmseg.
 NAME.bin has the weights of NAME.param, and NAME.param.json describes the model.
 
 Nothing is written unless ncnn returns, from weights in float32, what torch does, within
-1e-5 of each output's largest value. ncnn lacks operators that segmentors need, and the
-decoding of boxes comes out wrong or not at all, so that these are refused.
+1e-5 of each output's largest value. ncnn lacks operators that segmentors and some
+detectors need, so that these are refused.
 
 Example:
-    python tools/deployment/export_ncnn.py configs/ghostnetv2_100_in1k.py \
-        ck_ghostnetv2_10.pth.tar --shape 224 --out ghostnetv2.param \
-        --with-preprocess --half
+    python tools/deployment/export_ncnn.py configs/yolov3_ghostnetv2_320.py \
+        work_dirs/yolov3_ghostnetv2_320/epoch_30.pth --shape 320 \
+        --out backbone.param --output features --half
 """
 
 from torch import nn

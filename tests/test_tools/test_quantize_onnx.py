@@ -1,0 +1,163 @@
+"""quantize_onnx.py and evaluate.py: what becomes integers, and what that costs."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from mmghostnetv2.deployment.calibration import read_calibration
+from mmghostnetv2.deployment.check import sample_pixels
+from mmghostnetv2.deployment.networks import PixelFormat
+from mmghostnetv2.deployment.runtimes import RUNTIMES
+from mmghostnetv2.deployment.to_onnx import to_onnx
+
+from ..conftest import ROOT
+from .conftest import load_tool
+
+onnx = pytest.importorskip('onnx', reason='reads the files')
+pytest.importorskip('onnxruntime', reason='quantises')
+TOOLS = ROOT / 'tools' / 'deployment'
+
+
+class Network(nn.Module):
+    """Two convolutions, a gate between them, and a decoding after them."""
+
+    output_names = ('boxes',)
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 64, 3, padding=1)
+        self.second = nn.Conv2d(64, 64, 3, padding=1)
+        self.third = nn.Conv2d(64, 4, 1)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        x = self.second(x * x.mean((2, 3), keepdim=True).sigmoid()).relu()
+        return self.third(x).exp() + 100
+
+
+META = dict(
+    task='detection',
+    output='dense',
+    input=dict(
+        shape=[1, 3, 24, 32],
+        preprocess=False,
+        rgb=False,
+        mean=[100.0, 110.0, 120.0],
+        std=[50.0, 60.0, 70.0],
+    ),
+)
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """A small network's file with its description, and pictures: a folder of them."""
+    torch.manual_seed(0)
+    network, path = Network().eval(), tmp_path / 'model.onnx'
+    to_onnx(network, META['input']['shape'], path)
+    path.with_name('model.onnx.json').write_text(json.dumps(META))
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for i in range(3):
+        pixels = np.roll(sample_pixels((24, 32)), i * 7, 1)
+        Image.fromarray(pixels).save(folder / f'{i}.png')
+    return network, path, folder
+
+
+def quantized_types(path):
+    """Count the operators between QuantizeLinear and DequantizeLinear by type."""
+    graph = onnx.load(path).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    found = {}
+    for node in graph.node:
+        made = [makers[x].op_type for x in node.input if x in makers]
+        if made and {*made} == {'DequantizeLinear'} and 'Linear' not in node.op_type:
+            found[node.op_type] = found.get(node.op_type, 0) + 1
+    return found
+
+
+def test_all_but_the_last_layer_becomes_integers(exported, tmp_path, capsys):
+    network, path, folder = exported
+    out = tmp_path / 'new' / 'int8.onnx'
+    tool = load_tool(TOOLS / 'quantize_onnx.py')
+    tool.main([str(path), str(folder), '--out', str(out)])
+    assert quantized_types(out)['Conv'] == 2
+    assert not quantized_types(path)
+    assert 'wrote' in capsys.readouterr().out
+    meta = json.loads(out.with_name('int8.onnx.json').read_text())
+    assert meta == META | dict(int8=True)
+    assert out.stat().st_size < 0.5 * path.stat().st_size
+    images = read_calibration([folder], (24, 32), PixelFormat(False, *stats()))[0]
+    with torch.no_grad():
+        expected = network(images).numpy()
+    for runtime in ('onnxruntime', 'openvino'):
+        (output,) = RUNTIMES[runtime].open(out, 1)(images.numpy())
+        spread = np.abs(expected - 100).max()
+        # eight bits of values around 100 would be steps of 0.4
+        assert 1e-6 < np.abs(output - expected).max() / spread < 0.2
+        assert len(np.unique(output)) > 1000
+
+
+def stats():
+    return META['input']['mean'], META['input']['std']
+
+
+def test_calibration_images(exported):
+    """As the network takes them: the order of channels, and normalised."""
+    _, _, folder = exported
+    raw = read_calibration([folder], (24, 32), None)
+    assert raw.shape == (3, 1, 3, 24, 32) and raw.is_contiguous()
+    first = np.asarray(Image.open(folder / '0.png')).transpose(2, 0, 1)
+    assert np.array_equal(raw[0, 0], first)
+    normal = read_calibration(
+        [folder / '0.png'], (24, 32), PixelFormat(False, *stats())
+    )
+    blue = (first[2] - 100.0) / 50
+    np.testing.assert_allclose(normal[0, 0, 0], blue, rtol=1e-6)
+    two = read_calibration([folder, folder / '1.png'], (24, 32), None, number=2)
+    assert torch.equal(two[0], raw[0]) and torch.equal(two[1], raw[1])
+
+
+@pytest.mark.parametrize(
+    ('change', 'options', 'message'),
+    [
+        (lambda path, folder: path.unlink(), '', 'no such file: .*model.onnx; '),
+        (
+            lambda path, folder: path.with_name('model.onnx.json').unlink(),
+            '',
+            'no such file: .*model.onnx.json; export_onnx.py',
+        ),
+        (
+            lambda path, folder: [p.unlink() for p in folder.iterdir()],
+            '',
+            'pictures has no pictures',
+        ),
+        (
+            lambda path, folder: (folder / '1.png').write_text('none'),
+            '',
+            'cannot identify image file .*1.png',
+        ),
+        (
+            lambda path, folder: path.with_name('out.onnx').touch(),
+            '',
+            'out.onnx exists; --force overwrites it',
+        ),
+        (None, '--out out.xml', 'must end in .onnx, got out.xml'),
+    ],
+    ids=['model', 'description', 'pictures', 'picture', 'out', 'suffix'],
+)
+def test_bad_arguments(exported, tmp_path, capsys, change, options, message):
+    _, path, folder = exported
+    if change:
+        change(path, folder)
+    before = sorted(tmp_path.rglob('*'))
+    tool = load_tool(TOOLS / 'quantize_onnx.py')
+    with pytest.raises(SystemExit) as caught:
+        out = ['--out', str(tmp_path / 'out.onnx')]
+        tool.main([str(path), str(folder), *out, *options.split()])
+    assert re.search(message, f'{caught.value} {capsys.readouterr().err}')
+    assert sorted(tmp_path.rglob('*')) == before
