@@ -79,16 +79,16 @@ def layout(network):
     return found == [True]
 
 
-@pytest.mark.parametrize('deploy', [False, True])
+@pytest.mark.parametrize('deploy', ['', '+deploy', '+pad8'])
 @pytest.mark.parametrize('channels_last', [False, True])
 def test_options(peer, deploy, channels_last):
     pytest.importorskip('mmpretrain')
     network = build_network('ghostnetv2_100_in1k')
     copy_weights(peer, network)
-    options = '+deploy' * deploy + '+channels_last' * channels_last
+    options = deploy + '+channels_last' * channels_last
     network = apply_options(network, f'ghostnetv2_100_in1k{options}')
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert bool(norms) != deploy
+    assert bool(norms) != bool(deploy)
     assert layout(network) == channels_last
     assert_equal(compute(network), compute(peer), 1e-4)
 

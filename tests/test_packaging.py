@@ -238,7 +238,8 @@ def test_extras(wheel):
     always, everything = extras.pop(None), extras.pop('all')
     # nothing that a maintained fork of mmcv or mmengine could collide with
     assert [re.match(r'\w+', name)[0] for name in always] == ['torch']
-    assert set(extras) == {'cls', 'det', 'seg', 'deploy', 'docs', 'tests'}
+    runtimes = {'openvino', 'ncnn', 'litert'}
+    assert set(extras) == {'cls', 'det', 'seg', 'deploy', *runtimes, 'docs', 'tests'}
     assert everything == set().union(*extras.values())
     for requirements in extras.values():  # pkg_resources for mmengine
         if any(name.startswith('mmengine') for name in requirements):

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..apis import config_path, init_model
+from ..deployment.channel_padding import pad_ghost_channels
 from ..models import fold_norms, pack_convs
 
 
@@ -70,7 +71,8 @@ class ChannelsLast(nn.Module):
         return self.network(x.contiguous(memory_format=torch.channels_last))
 
 
-OPTIONS = ('backbone', 'deploy', 'channels_last')
+PADS = {'pad8': 8, 'pad16': 16}
+OPTIONS = ('backbone', 'deploy', *PADS, 'channels_last')
 
 
 def split_options(text: str) -> tuple[str, list[str]]:
@@ -146,7 +148,10 @@ def _build(name: str, cfg_options: dict | None) -> nn.Module:
 
 
 def apply_options(network: nn.Module, text: str) -> nn.Module:
-    """Apply ``+deploy``, folded and packed, and ``+channels_last`` of a name.
+    """Apply the options of a name that leave what is computed as it is.
+
+    These are ``+deploy``, folded and packed; ``+pad8`` or ``+pad16``, folded, with
+    ghost halves padded for ONNX Runtime; and ``+channels_last``.
 
     Args:
         network (nn.Module): What :func:`build_network` returns for ``text``; is changed
@@ -159,6 +164,8 @@ def apply_options(network: nn.Module, text: str) -> nn.Module:
     _, options = split_options(text)
     if 'deploy' in options:
         network = pack_convs(fold_norms(network))
+    for option in PADS.keys() & set(options):
+        network = pad_ghost_channels(fold_norms(network), PADS[option])
     return ChannelsLast(network) if 'channels_last' in options else network
 
 

@@ -10,20 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models import dfc_attention
-
-
-def _restore(x: Tensor, size: Sequence, up_sampling: str = 'nearest') -> Tensor:
-    """Up-sample as :func:`dfc_attention.restore` for sides of two pixels and more."""
-    if up_sampling != 'nearest':
-        return F.interpolate(x, size=size, mode=up_sampling)
-    x = F.interpolate(x, scale_factor=2.0, mode='nearest')
-    for dim, side in zip((-2, -1), size, strict=True):
-        # the first row or column once more, and then what is too much goes again
-        x = torch.cat([x.narrow(dim, 0, 1), x], dim)
-        x = x.narrow(dim, x.shape[dim] - side, side)
-    return x
-
 
 def _up_sample(self, x: Tensor) -> Tensor:
     """Up-sample as mmseg's Upsample by a whole factor, with no size as a number."""
@@ -38,19 +24,16 @@ def _up_sample(self, x: Tensor) -> Tensor:
 @contextmanager
 def _free_sizes() -> Iterator[None]:
     """Replace what a trace would bind to the sizes of the images it sees."""
-    swaps = [(dfc_attention, 'restore', _restore)]
-    if 'mmseg' in sys.modules:
-        from mmseg.models.utils import Upsample
+    if 'mmseg' not in sys.modules:
+        yield
+        return
+    from mmseg.models.utils import Upsample
 
-        swaps.append((Upsample, 'forward', _up_sample))
-    originals = [getattr(owner, name) for owner, name, _ in swaps]
-    for owner, name, value in swaps:
-        setattr(owner, name, value)
+    original, Upsample.forward = Upsample.forward, _up_sample
     try:
         yield
     finally:
-        for (owner, name, _), value in zip(swaps, originals, strict=True):
-            setattr(owner, name, value)
+        Upsample.forward = original
 
 
 def to_onnx(

@@ -34,7 +34,7 @@ def check_choice(name: str, value, choices) -> None:
 def halve(x: Tensor, down_sampling: str = 'average') -> Tensor:
     """Down-sample to half the height and width, rounded down, but to one at least."""
     # a side of one pixel has nothing to halve
-    window = tuple(min(side, 2) for side in x.shape[-2:])
+    window = tuple(2 if side > 1 else 1 for side in x.shape[-2:])
     if down_sampling == 'bilinear':
         size = [s // w for s, w in zip(x.shape[-2:], window, strict=True)]
         # with corners not aligned it would be the average of each 2x2

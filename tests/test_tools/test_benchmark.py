@@ -110,6 +110,21 @@ def test_tables(run, tool, monkeypatch, tmp_path):
     assert '- inference on cpu, 3 rounds' in text
 
 
+def test_growth(tool):
+    """Of milliseconds and memory, where sizes differ."""
+
+    def result(images, milliseconds, megabytes):
+        spread = tool.Quartiles(*[milliseconds] * 3)
+        return tool.Result('torch', 1, images, 'a', spread, spread, 1.0, megabytes)
+
+    results = [result('1x10x10', 2.0, 5.0), result('1x20x20', 32.0, 10.0)]
+    assert tool.growth(results)[-1] == '| torch | 1 | a | 2.00 | 0.50 |'
+    results = [result('1x10x10', 2.0, None), result('2x10x20', 8.0, None)]
+    assert tool.growth(results)[0].endswith('| exponent of ms |')
+    assert tool.growth(results)[-1] == '| torch | 1 | a | 1.00 |'
+    assert tool.growth(results[:1]) == []
+
+
 def test_runs_as_a_command(tmp_path):
     """All of it, with memory and plot."""
     pytest.importorskip('onnxruntime')
@@ -237,7 +252,10 @@ def test_plot_has_a_point_for_each_accuracy(tool, monkeypatch, tmp_path):
     [
         ('', 'required: NETWORK'),
         ('a a', 'a NETWORK is there twice'),
-        ('a+b', "an option is one of backbone, deploy, channels_last, got 'b'"),
+        (
+            'a+b',
+            "an option is one of backbone, deploy, pad8, pad16, channels_last, got 'b'",
+        ),
         ('a --images 224', "must be BATCHxSIDE or .*, got '224'"),
         ('a --images 1x0', "must be BATCHxSIDE or .*, got '1x0'"),
         ('a --images 1x2x3x4', "must be BATCHxSIDE or .*, got '1x2x3x4'"),

@@ -3,7 +3,8 @@
 A NETWORK is a config of mmpretrain, mmdet or mmseg, by file or by name; timm:NAME;
 TIMMBackbone:NAME, which gives features of strides 4 to 32; or mmpretrain:NAME. Options
 follow a plus sign: +backbone, the backbone alone; +deploy, batch norms folded and
-convolutions packed; +channels_last, for torch. Models are timed from the normalised
+convolutions packed; +pad8 or +pad16, as export_onnx.py --ort-pad; +channels_last, for
+torch. Models are timed from the normalised
 image to what the head returns.
 
 Weights are random. Each network's outputs are first compared with torch's without
@@ -48,6 +49,7 @@ from mmghostnetv2.analysis import (
     time_interleaved,
 )
 from mmghostnetv2.analysis.cuda import build_cuda_runner
+from mmghostnetv2.analysis.growth import fit_power
 from mmghostnetv2.analysis.memory import peak_memory
 from mmghostnetv2.analysis.networks import (
     apply_options,
@@ -207,6 +209,31 @@ def tabulate(results):
         if with_memory:
             row.append(f'{result.megabytes:.1f}')
         rows.append(row)
+    return [f'| {" | ".join(row)} |' for row in rows]
+
+
+def growth(results):
+    """Fit powers of the number of pixels, where there are images of several sizes.
+
+    Returns:
+        list[str]: Lines of Markdown, none where all images have one size.
+    """
+    rows = []
+    for setting in dict.fromkeys((r.runtime, r.threads, r.network) for r in results):
+        of_setting = [
+            r for r in results if (r.runtime, r.threads, r.network) == setting
+        ]
+        pixels = [np.prod(list(map(int, r.images.split('x')))) for r in of_setting]
+        if len(set(pixels)) < 2:
+            return []
+        costs = [[r.milliseconds.median for r in of_setting]]
+        if of_setting[0].megabytes is not None:
+            costs.append([r.megabytes for r in of_setting])
+        exponents = [f'{fit_power(pixels, values)[0]:.2f}' for values in costs]
+        rows.append([*map(str, setting), *exponents])
+    header = ['runtime', 'threads', 'network', 'exponent of ms', 'of peak memory']
+    header = header[: len(rows[0])]
+    rows = [header, ['---'] * 3 + ['---:'] * (len(header) - 3), *rows]
     return [f'| {" | ".join(row)} |' for row in rows]
 
 
@@ -446,6 +473,9 @@ def main(argv=None):
             ' Peak memory: weights and all that a process takes beyond while it runs, '
             'without Python and libraries.'
         )
+    exponents = growth(results)
+    if exponents:
+        lines += ['', 'Growth as a power of the number of pixels:', '', *exponents]
     path = args.out_dir / 'benchmark.md'
     path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
     write_csv(results, path.with_suffix('.csv'))
@@ -453,7 +483,7 @@ def main(argv=None):
     if args.plot:
         draw(results, read_accuracies(), path.with_suffix('.png'))
         written += ' and .png'
-    print('\n'.join(table))
+    print('\n'.join([*table, *exponents]))
     print(f'written: {written}')
 
 

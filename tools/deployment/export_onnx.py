@@ -12,6 +12,7 @@ Example:
 
 import sys
 
+from mmghostnetv2.deployment.channel_padding import pad_ghost_channels
 from mmghostnetv2.deployment.check import check, sample_pixels
 from mmghostnetv2.deployment.export import export_parser, load_network, written
 from mmghostnetv2.deployment.metadata import describe, save_metadata
@@ -41,8 +42,6 @@ def main(argv=None):
         sys.exit(f'{error}')
 
     def pad(model):
-        from mmghostnetv2.deployment.channel_padding import pad_ghost_channels
-
         pad_ghost_channels(model, args.ort_pad)
 
     model, network, shape = load_network(args, pad if args.ort_pad else None)
