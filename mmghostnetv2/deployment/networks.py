@@ -59,7 +59,8 @@ class Normalize(nn.Module):
         super().__init__()
         self.rgb = pixels.rgb
         for name in ('mean', 'std'):
-            value = torch.tensor(getattr(pixels, name)).view(3, 1, 1)
+            # not (3, 1, 1), of whose first dimension ncnn would make a batch
+            value = torch.tensor(getattr(pixels, name)).view(1, 3, 1, 1)
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def run(runtime, path, pixels):
     return RUNTIMES[runtime].open(path, 1)(images)
 
 
-@pytest.mark.parametrize('runtime', ['openvino', 'tflite'])
+@pytest.mark.parametrize('runtime', SUFFIXES)
 def test_classifier(runtime, classifier, tmp_path, capsys):
     """Scores are those of the library, for another picture than the tool looked at."""
     tool, (model, weights) = load(runtime), classifier
@@ -200,12 +200,13 @@ def test_wrong_labels_are_refused():
                 convert.require_same(*options)
 
 
-def test_weights_of_another_file_stay(classifier, tmp_path):
-    """ncnn writes NAME.bin, too."""
-    tool, (_, weights) = load('openvino'), classifier
+@pytest.mark.parametrize('runtime', ['openvino', 'ncnn'])
+def test_weights_of_another_file_stay(runtime, classifier, tmp_path):
+    """OpenVINO and ncnn both write NAME.bin."""
+    tool, (_, weights) = load(runtime), classifier
     other = tmp_path / 'a.bin'
     other.write_text('weights')
-    out = tmp_path / 'a.xml'
+    out = tmp_path / f'a{SUFFIXES[runtime]}'
     with pytest.raises(SystemExit, match='a.bin exists; --force overwrites'):
         tool.main(arguments(CLASSIFIER, weights, 96, out))
     assert other.read_text() == 'weights'
@@ -222,6 +223,19 @@ def test_missing_runtime(classifier, tmp_path, monkeypatch):
     monkeypatch.setattr(convert, 'check_runtime', check)
     with pytest.raises(SystemExit, match='no ncnn here'):
         tool.main(arguments(CLASSIFIER, weights, 96, tmp_path / 'a.param'))
+
+
+def test_ncnn_of_half_the_size(classifier, tmp_path):
+    tool, (model, weights) = load('ncnn'), classifier
+    for options in ((), ('--half',)):
+        out = tmp_path / f'a{len(options)}.param'
+        tool.main(arguments(CLASSIFIER, weights, 96, out, *options))
+    whole, half = (tmp_path / f'a{i}.bin' for i in (0, 1))
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    assert not list(tmp_path.glob('*.onnx'))
+    pixels = sample_pixels((96, 96))
+    (expected,) = library_predict(model, pixels)
+    np.testing.assert_allclose(run('ncnn', out, pixels)[0], expected, atol=0.01)
 
 
 def test_int8_in_litert(classifier, tmp_path, coco_mini):

@@ -13,22 +13,10 @@ Example:
         --out backbone.param --output features --half
 """
 
-from torch import nn
-
 from mmghostnetv2.deployment.convert import convert
 from mmghostnetv2.deployment.export import export_parser
 from mmghostnetv2.deployment.runtimes import onnx_to_ncnn
 from mmghostnetv2.deployment.to_onnx import to_onnx
-
-
-def as_convolution(normalize):
-    """Make a Normalize a convolution, since pnnx takes its means for a batch."""
-    layer = nn.Conv2d(3, 3, 1).eval().requires_grad_(False)
-    mean, std = normalize.mean.flatten(), normalize.std.flatten()
-    matrix = (1 / std).diag()
-    layer.weight[..., 0, 0] = matrix if normalize.rgb else matrix.flip(1)
-    layer.bias[:] = -mean / std
-    return layer
 
 
 def main(argv=None):
@@ -40,8 +28,6 @@ def main(argv=None):
 
     def write(network, images, path):
         source = path.parent / 'source.onnx'
-        if args.with_preprocess:
-            network = nn.Sequential(as_convolution(network[0]), network[1])
         to_onnx(network, images.shape, source)
         onnx_to_ncnn(source, path)
         if not args.half:
