@@ -117,12 +117,14 @@ def test_growth(tool):
         spread = tool.Quartiles(*[milliseconds] * 3)
         return tool.Result('torch', 1, images, 'a', spread, spread, 1.0, megabytes)
 
-    results = [result('1x10x10', 2.0, 5.0), result('1x20x20', 32.0, 10.0)]
-    assert tool.growth(results)[-1] == '| torch | 1 | a | 2.00 | 0.50 |'
-    results = [result('1x10x10', 2.0, None), result('2x10x20', 8.0, None)]
+    sizes = [(10, 2.0, 5.0), (20, 32.0, 10.0), (40, 512.0, 20.0)]
+    results = [result(f'1x{s}x{s}', time, memory) for s, time, memory in sizes]
+    assert tool.growth(results)[-1] == '| torch | 1 | 1 | a | 2.00 | 0.50 |'
+    # another batch is another curve
+    assert tool.growth([*results[:2], results[2]._replace(images='2x40x40')]) == []
+    results = [r._replace(megabytes=None) for r in results]
     assert tool.growth(results)[0].endswith('| exponent of ms |')
-    assert tool.growth(results)[-1] == '| torch | 1 | a | 1.00 |'
-    assert tool.growth(results[:1]) == []
+    assert tool.growth(results)[-1] == '| torch | 1 | 1 | a | 2.00 |'
 
 
 def test_runs_as_a_command(tmp_path):

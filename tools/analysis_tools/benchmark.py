@@ -213,27 +213,30 @@ def tabulate(results):
 
 
 def growth(results):
-    """Fit powers of the number of pixels, where there are images of several sizes.
+    """Fit powers of the number of pixels, where one batch has three sizes or more.
 
     Returns:
-        list[str]: Lines of Markdown, none where all images have one size.
+        list[str]: Lines of Markdown, or none.
     """
-    rows = []
-    for setting in dict.fromkeys((r.runtime, r.threads, r.network) for r in results):
-        of_setting = [
-            r for r in results if (r.runtime, r.threads, r.network) == setting
-        ]
-        pixels = [np.prod(list(map(int, r.images.split('x')))) for r in of_setting]
-        if len(set(pixels)) < 2:
-            return []
+    settings, rows = {}, []
+    for result in results:
+        batch, height, width = map(int, result.images.split('x'))
+        key = result.runtime, result.threads, batch, result.network
+        settings.setdefault(key, {})[height * width] = result
+    for setting, by_size in settings.items():
+        pixels, of_setting = list(by_size), list(by_size.values())
+        if len(pixels) < 3:
+            continue
         costs = [[r.milliseconds.median for r in of_setting]]
         if of_setting[0].megabytes is not None:
             costs.append([r.megabytes for r in of_setting])
         exponents = [f'{fit_power(pixels, values)[0]:.2f}' for values in costs]
         rows.append([*map(str, setting), *exponents])
-    header = ['runtime', 'threads', 'network', 'exponent of ms', 'of peak memory']
+    if not rows:
+        return []
+    header = ['runtime', 'threads', 'batch', 'network', 'exponent of ms', 'of memory']
     header = header[: len(rows[0])]
-    rows = [header, ['---'] * 3 + ['---:'] * (len(header) - 3), *rows]
+    rows = [header, ['---'] * 4 + ['---:'] * (len(header) - 4), *rows]
     return [f'| {" | ".join(row)} |' for row in rows]
 
 
