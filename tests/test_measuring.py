@@ -1,11 +1,13 @@
 """What tools/analysis_tools/benchmark.py builds, runs and measures."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 
 from mmghostnetv2.analysis import memory, randomize_norms, running
-from mmghostnetv2.analysis.cuda import build_cuda_runner
+from mmghostnetv2.analysis.cuda import CUDA_RUNTIMES, build_cuda_runner
 from mmghostnetv2.analysis.networks import apply_options, build_network, copy_weights
 from mmghostnetv2.deployment.runtimes import flatten
 
@@ -169,15 +171,13 @@ def test_peak_memory_of_a_file(tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('amp', [False, True])
-@pytest.mark.parametrize('graph', [False, True])
-def test_cuda(peer, amp, graph):
-    from copy import deepcopy
-
+@pytest.mark.parametrize('runtime', CUDA_RUNTIMES)
+def test_cuda(peer, amp, runtime):
     network = deepcopy(peer)
-    run = build_cuda_runner(network, IMAGES, compute(peer), amp, graph)
+    run = build_cuda_runner(network, IMAGES, compute(peer), runtime, amp)
     run()
     wrong = [array + 1 for array in compute(peer)]
-    with pytest.raises(RuntimeError, match='cuda differs'):
-        build_cuda_runner(network, IMAGES, wrong, amp, graph)
+    with pytest.raises(RuntimeError, match=f'{runtime} differs'):
+        build_cuda_runner(network, IMAGES, wrong, runtime, amp)
     step = running.training_step(network, (2, 3, 64, 64), device='cuda', amp=amp)
     assert 0 < step() < float('inf')

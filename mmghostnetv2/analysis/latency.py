@@ -19,12 +19,15 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..deployment.runtimes import RUNTIMES, check_runtime, flatten, require_equal
+from ..deployment.runtimes import (
+    RUNTIMES,
+    TOLERANCE,
+    check_runtime,
+    flatten,
+    require_equal,
+)
 
 Runner = Callable[[], list[np.ndarray]]
-
-# largest difference from torch's output, relative to its largest value
-TOLERANCE = 1e-4
 
 
 def build_runner(

@@ -8,10 +8,8 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from .networks import Normalize, deployable, find_task, pixel_format
-from .runtimes import Session, flatten, require_equal
+from .runtimes import TOLERANCE, Session, flatten, require_equal
 
-# of the largest value; folded norms and other kernels round otherwise
-TOLERANCE = 1e-4
 # rounding decides between classes that are equally likely, and about boxes that overlap
 # by just the threshold
 PIXELS_EQUAL = 0.9999

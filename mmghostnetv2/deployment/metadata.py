@@ -85,7 +85,9 @@ def preparation(cfg: Config, size: Sequence[int], dynamic: bool = False) -> dict
         if kind in ('Resize', 'ResizeEdge'):
             for key in ('backend', 'interpolation'):
                 found[key] = step.get(key, found[key])
-        if kind == 'Resize' and step.get('keep_ratio'):
+        if kind == 'Resize' and step.get('scale') is None:
+            found['unknown'].append(kind)  # to a share of each picture's size
+        elif kind == 'Resize' and step.get('keep_ratio'):
             found['resize'] = 'fit'
             if dynamic:
                 found['scale'] = sorted(_pair(step.scale), reverse=True)
@@ -106,6 +108,8 @@ def preparation(cfg: Config, size: Sequence[int], dynamic: bool = False) -> dict
                 found['pad_to'] = _pair(step.size)[::-1]
         elif kind not in NEUTRAL:
             found['unknown'].append(kind)
+    if edge is not None and found['resize'] != 'short_edge':
+        found['unknown'].append('ResizeEdge')  # without a crop sizes vary
     return found
 
 

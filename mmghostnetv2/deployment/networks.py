@@ -160,6 +160,22 @@ def _anchor_levels(head: nn.Module, features: Sequence[Tensor]) -> list[Level]:
     return levels
 
 
+def _predicts_as(module: nn.Module, base: type, *methods: str) -> bool:
+    """Tell whether a module has the methods of a class, and none of its own."""
+    ours, theirs = (
+        [getattr(cls, method, None) for method in methods]
+        for cls in (type(module), base)
+    )
+    return ours == theirs
+
+
+def _refusal(module: nn.Module) -> NotImplementedError:
+    return NotImplementedError(
+        f'{type(module).__name__} predicts in a way of its own, which cannot be '
+        "exported; output 'features' of its backbone can"
+    )
+
+
 def find_levels(head: nn.Module):
     """Return the function that decodes a head's maps, ``(head, features) -> levels``.
 
@@ -169,19 +185,14 @@ def find_levels(head: nn.Module):
     from mmdet.models.dense_heads import YOLOV3Head
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 
-    def predicts_as(base: type) -> bool:
-        methods = ('predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')
-        ours = [getattr(type(head), method, None) for method in methods]
-        return ours == [getattr(base, method) for method in methods]
-
-    if predicts_as(YOLOV3Head):
+    methods = 'predict', 'predict_by_feat', '_predict_by_feat_single'
+    methods += ('_bbox_post_process',)
+    if _predicts_as(head, YOLOV3Head, *methods):
         return _yolo_levels
-    if predicts_as(BaseDenseHead) and head.bbox_coder.encode_size == 4:
+    as_base = _predicts_as(head, BaseDenseHead, *methods)
+    if as_base and head.bbox_coder.encode_size == 4:
         return _anchor_levels
-    raise NotImplementedError(
-        f'{type(head).__name__} predicts in a way of its own, which cannot be '
-        "exported; output 'features' of its backbone can"
-    )
+    raise _refusal(head)
 
 
 class Detector(nn.Module):
@@ -190,10 +201,18 @@ class Detector(nn.Module):
     Args:
         model (nn.Module): Detector of one stage of mmdet.
         suppress (bool): Whether to suppress and rank.
+
+    Raises:
+        NotImplementedError: It has two stages, or predicts in a way of its own.
     """
 
     def __init__(self, model: nn.Module, suppress: bool) -> None:
         super().__init__()
+        if getattr(model, 'bbox_head', None) is None:
+            raise NotImplementedError(
+                f'{type(model).__name__}: detectors of two stages, or without a '
+                "bbox_head, cannot be exported; output 'features' of its backbone can"
+            )
         self.model = model
         self.suppress = suppress
         self.levels = find_levels(model.bbox_head)
@@ -310,16 +329,29 @@ class Segmentor(nn.Module):
 
     Args:
         model (nn.Module): Segmentor of mmseg.
+
+    Raises:
+        NotImplementedError: It or its head predicts in a way of its own, or it slides
+            a window, or has several heads or one output channel.
     """
 
     output_names = ('labels',)
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+        from mmseg.models.segmentors import EncoderDecoder
+
         if isinstance(model.decode_head, nn.ModuleList):
             raise NotImplementedError(
                 f'a cascade of heads, {type(model).__name__}, cannot be exported'
             )
+        methods = 'predict', 'inference', 'whole_inference', 'encode_decode'
+        if not _predicts_as(model, EncoderDecoder, *methods, 'postprocess_result'):
+            raise _refusal(model)
+        head = model.decode_head
+        if not _predicts_as(head, BaseDecodeHead, 'predict', 'predict_by_feat'):
+            raise _refusal(head)
         if model.test_cfg.mode != 'whole':
             raise NotImplementedError(
                 f'test_cfg.mode={model.test_cfg.mode!r} cannot be exported, only '
@@ -348,6 +380,9 @@ class Classifier(nn.Module):
 
     Args:
         model (nn.Module): Classifier of mmpretrain.
+
+    Raises:
+        NotImplementedError: Its head predicts in a way of its own.
     """
 
     output_names = ('scores',)
@@ -356,12 +391,8 @@ class Classifier(nn.Module):
         super().__init__()
         from mmpretrain.models import ClsHead
 
-        head = model.head
-        if getattr(type(head), '_get_predictions', None) != ClsHead._get_predictions:
-            raise NotImplementedError(
-                f'{type(head).__name__} predicts in a way of its own, which cannot be '
-                "exported; output 'features' of its backbone can"
-            )
+        if not _predicts_as(model.head, ClsHead, 'predict', '_get_predictions'):
+            raise _refusal(model.head)
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
@@ -374,13 +405,21 @@ class Features(nn.Module):
 
     Args:
         model (nn.Module): Any model with a backbone that returns a tuple.
+
+    Raises:
+        NotImplementedError: The backbone does not tell how many features it returns.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.backbone = model.backbone
-        number = len(self.backbone.out_indices)
-        self.output_names = tuple(f'features{i}' for i in range(number))
+        stages = getattr(self.backbone, 'out_indices', None)
+        if not isinstance(stages, Sequence):
+            raise NotImplementedError(
+                f'{type(self.backbone).__name__} has no sequence out_indices, whose '
+                'length is the number of its features: give the class one to export it'
+            )
+        self.output_names = tuple(f'features{i}' for i in range(len(stages)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the features, shallow to deep."""
@@ -391,21 +430,16 @@ def find_task(model: nn.Module) -> str:
     """Tell what a model does: 'classification', 'detection' or 'segmentation'.
 
     Raises:
-        NotImplementedError: None of these in one stage.
+        NotImplementedError: None of these.
     """
-    if hasattr(model, 'roi_head'):
-        raise NotImplementedError(
-            f'{type(model.roi_head).__name__}: detectors of two stages cannot be '
-            'exported'
-        )
-    heads = dict(
-        decode_head='segmentation', bbox_head='detection', head='classification'
-    )
+    heads = dict(decode_head='segmentation', head='classification')
+    detectors = 'bbox_head', 'roi_head', 'rpn_head', 'mask_head', 'panoptic_head'
+    heads |= dict.fromkeys(detectors, 'detection')
     for head, task in heads.items():
         if getattr(model, head, None) is not None:
             return task
     raise NotImplementedError(
-        f'{type(model).__name__} is no classifier, detector of one stage or segmentor'
+        f'{type(model).__name__} is no classifier, detector or segmentor'
     )
 
 

@@ -14,7 +14,8 @@ def is_traced() -> bool:
 class _Concat(Function):
     """Concatenation whose gradients are dense.
 
-    Autograd's are views, for which batch norm has a slow way backward in channels_last.
+    Autograd's are views, for which batch norm has a slow way backward in channels_last
+    on the CPU.
     """
 
     @staticmethod
@@ -32,6 +33,7 @@ def concat(features: Sequence[Tensor]) -> Tensor:
     """Concatenate features of shape (N, C, H, W) over the channels."""
     if len(features) == 1:
         return features[0]
-    if torch.is_grad_enabled() and not is_traced():
+    on_cpu = features[0].device.type == 'cpu'
+    if on_cpu and torch.is_grad_enabled() and not is_traced():
         return _Concat.apply(*features)
     return torch.cat(features, dim=1)

@@ -1,4 +1,9 @@
 from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from warnings import warn
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +27,22 @@ UP_SAMPLINGS = ('nearest', 'bilinear', 'bicubic')
 # values of one image in features that are made again in the backward pass; of fewer
 # ones there is less to save than it costs
 RECOMPUTED = 2**15
+
+
+@cache
+def kernels() -> ModuleType | None:
+    """Return the module of the kernels for GPUs; None where Triton does not work."""
+    if not find_spec('triton'):
+        return None
+    try:
+        module = import_module('.fused_gate', __package__)
+        ones = torch.ones(1, 1, 2, 2, device='cuda')
+        module.fused_gate(ones, [ones])
+    except Exception as error:  # without a compiler, on an old GPU: of many kinds
+        message = f'DFC attention runs in plain operators, as Triton fails: {error}'
+        warn(message, stacklevel=2)
+        return None
+    return module
 
 
 def check_choice(name: str, value, choices) -> None:
@@ -184,17 +205,43 @@ class DFCAttention(nn.Sequential):
     def _scale(self, gate: Tensor) -> Tensor:
         return SCALINGS[self.scaling](gate)
 
-    def _small_gate(self, x: Tensor) -> Tensor:
+    def _logits(self, x: Tensor) -> Tensor:
         pointwise, *between, last = self
         z = pointwise(halve(x, self.down_sampling))
-        if z.requires_grad and z[0].numel() > RECOMPUTED and not is_traced():
+        large = z.shape[1:].numel() > RECOMPUTED
+        # on a GPU time is dearer, as there to launch a layer costs as much as it does
+        if large and z.requires_grad and not z.is_cuda and not is_traced():
             # three features of its size would be kept, which are cheap to make again
             z = recompute(nn.Sequential(*between), z)
         else:
             for layer in between:
                 z = layer(z)
-        z = last(z)
+        return last(z)
+
+    def _small_gate(self, x: Tensor) -> Tensor:
+        z = self._logits(x)
         return self._scale(z) if self.scaling_position == 'before' else z
+
+    def _is_fusable(self, x: Tensor, features: Sequence[Tensor]) -> bool:
+        return (
+            x.is_cuda
+            and not is_traced()
+            and len(features) <= 2
+            and self.scaling == 'sigmoid'
+            and self.scaling_position == 'before'
+            and self.up_sampling == 'nearest'
+            and kernels() is not None
+        )
+
+    def _fused(self, x: Tensor, features: Sequence[Tensor]) -> Tensor:
+        if torch.is_grad_enabled():
+            return kernels().FusedGate.apply(self._logits(x), *features)
+        layers = [m for m in self if not isinstance(m, nn.Identity)]
+        if len(layers) > 3:  # batch norms, not folded
+            return kernels().fused_gate(self._logits(x), features)
+        pointwise, *convs = layers
+        z = pointwise(halve(x, self.down_sampling))
+        return kernels().fused_gate(z, features, convs)
 
     def gate(self, x: Tensor) -> Tensor:
         """Compute the gate, Sigmoid(A) of Eq. 6.
@@ -222,6 +269,8 @@ class DFCAttention(nn.Sequential):
             Tensor: Gated features, of shape (N, out_channels, H, W).
         """
         features = features or (x,)
+        if self._is_fusable(x, features):
+            return self._fused(x, features)
         if self.scaling_position == 'before' and not is_traced():
             function = _Gate.apply if torch.is_grad_enabled() else _gate
             return function(self._small_gate(x), self.up_sampling, *features)

@@ -1,43 +1,88 @@
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+PACKAGE = __name__.partition('.')[0]
+
 
 class PackedConv2d(nn.Conv2d):
-    """Convolution, and ReLU where it follows, by oneDNN with weights packed once.
+    """Convolution, and ReLU where it follows, with weights made ready once.
 
-    By itself torch packs the weights at each call, and computes a 1x1 convolution of a
-    small batch, or on one thread, by other and slower means. The packed copy is made
-    for inference on the CPU, in float32 and channels_last, at the first call and
-    whenever weights, shape of the input or number of threads changed. Everything else,
-    an export among it, is computed as usual.
+    On the CPU, in float32 and channels_last, oneDNN has them packed: by itself torch
+    packs them at each call, and computes a 1x1 convolution of a small batch, or on one
+    thread, by other and slower means. On a GPU they are cast once to the data type of
+    autocast, and a 1x1 convolution in channels_last is a product of matrices.
+
+    The copy is made for inference, at the first call and whenever weights, shape of the
+    input, number of threads or data type changed. A change in place that torch does not
+    count, through ``weight.data`` or of weights made in inference mode, is noticed at
+    the next ``train()`` or ``eval()``. Everything else, an export among it, is computed
+    as usual.
     """
 
     relu = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) as the convolution does."""
-        if _is_packable(x, self.weight):
-            options = (self.padding, self.stride, self.dilation, self.groups)
-            weight = self._pack(x, options)
-            act = 'relu' if self.relu else 'none'
-            return torch.ops.mkldnn._convolution_pointwise(
-                x, weight, self.bias, *options, act, [], ''
-            )
-        x = super().forward(x)
+        if _is_for_onednn(x, self.weight):
+            return self._onednn(x)
+        weight, bias = self.weight, self.bias
+        if _is_inference() and torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            fits = dtype, _state(bias)
+            weight, bias = self._ready(partial(self._cast, dtype), *fits)
+            x = x.to(dtype)
+        if self._is_product(x):
+            # cuBLAS adds the bias, too, for which cuDNN's takes another kernel
+            x = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
+            x = x.permute(0, 3, 1, 2)
+        else:
+            x = self._conv_forward(x, weight, bias)
         return F.relu(x) if self.relu else x
 
-    def _pack(self, x: Tensor, options: tuple) -> Tensor:
-        weight = self.weight
+    def _is_product(self, x: Tensor) -> bool:
+        """Tell whether this is one product of matrices, on a GPU in 16 bits."""
+        return (
+            x.is_cuda
+            and x.dtype in (torch.float16, torch.bfloat16)
+            and x.is_contiguous(memory_format=torch.channels_last)
+            and self.kernel_size == self.stride == (1, 1)
+            and self.padding == (0, 0)
+            and self.groups == 1
+            and _is_inference()
+        )
+
+    def _onednn(self, x: Tensor) -> Tensor:
+        options = (self.padding, self.stride, self.dilation, self.groups)
         # packed for something else oneDNN would pack them again at each call
         fits = x.shape, torch.get_num_threads()
-        version = *fits, weight.data_ptr(), weight._version
+        weight = self._ready(partial(self._pack, x.shape, options), *fits)
+        act = 'relu' if self.relu else 'none'
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, weight, self.bias, *options, act, [], ''
+        )
+
+    def _pack(self, shape: Sequence[int], options: tuple) -> Tensor:
+        weight = self.weight.detach().to_mkldnn()
+        return torch.ops.aten.mkldnn_reorder_conv2d_weight(weight, *options, shape)
+
+    def _cast(self, dtype: torch.dtype) -> list[Tensor | None]:
+        return [None if w is None else w.to(dtype) for w in (self.weight, self.bias)]
+
+    def _ready(self, make: Callable[[], object], *fits) -> object:
+        """Return what ``make`` makes of the weights, if need be."""
+        version = *fits, _state(self.weight)
         if self.__dict__.get('_packed_version') != version:
-            self._packed_weight = torch.ops.aten.mkldnn_reorder_conv2d_weight(
-                weight.detach().to_mkldnn(), *options, x.shape
-            )
-            self._packed_version = version
-        return self._packed_weight
+            self._packed_weights, self._packed_version = make(), version
+        return self._packed_weights
+
+    def train(self, mode: bool = True) -> 'PackedConv2d':
+        """Set the mode, and forget the copy of the weights."""
+        self.__dict__.pop('_packed_version', None)
+        return super().train(mode)
 
     def __getstate__(self) -> dict:
         """Leave the packed copy, which cannot be copied or saved, to the first call."""
@@ -45,22 +90,38 @@ class PackedConv2d(nn.Conv2d):
         return {key: state[key] for key in state if not key.startswith('_packed_')}
 
 
-def _is_packable(x: Tensor, weight: Tensor) -> bool:
+def _state(tensor: Tensor | None) -> tuple | None:
+    """Return what changes with a tensor's values."""
+    if tensor is None:
+        return None
+    # tensors made in inference mode do not count their changes
+    changes = 0 if tensor.is_inference() else tensor._version
+    return tensor.device, tensor.data_ptr(), changes
+
+
+def _is_inference() -> bool:
+    return not (
+        torch.is_grad_enabled()
+        or torch.jit.is_tracing()
+        or torch.compiler.is_compiling()
+    )
+
+
+def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        not torch.is_grad_enabled()
-        and x.device.type == 'cpu'
+        x.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.is_autocast_enabled('cpu')
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_compiling()
+        and _is_inference()
     )
 
 
 def pack_convs(module: nn.Module) -> nn.Module:
     """Turn all convolutions into :class:`PackedConv2d`, with the ReLU behind them.
 
-    What is left of folded norms in ``nn.Sequential`` goes, too.
+    What that and folded norms leave in the ``nn.Sequential`` of this package's networks
+    goes, too. Elsewhere ``nn.Identity`` takes its place, as layers may be counted.
 
     Args:
         module (nn.Module): Any network, for inference, its batch norms folded; is
@@ -75,17 +136,24 @@ def pack_convs(module: nn.Module) -> nn.Module:
         usual = type(conv) is nn.Conv2d and conv.padding_mode == 'zeros'
         if usual and isinstance(conv.padding, tuple):
             conv.__class__ = PackedConv2d
-    for parent in module.modules():
-        if not isinstance(parent, nn.Sequential):
-            continue
+    _take_over(module, False)
+    return module
+
+
+def _take_over(parent: nn.Module, is_own: bool) -> None:
+    if type(parent) is not nn.Sequential:
+        is_own = type(parent).__module__.startswith(f'{PACKAGE}.')
+    if isinstance(parent, nn.Sequential):
         last = None
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.ReLU) and isinstance(last, PackedConv2d):
                 last.relu = True
-                delattr(parent, name)
-            elif isinstance(child, nn.Identity):
+                child = nn.Identity()
+                setattr(parent, name, child)
+            if not isinstance(child, nn.Identity):
+                last = child
+            elif is_own:
                 # with a batch of one to call them takes a tenth of the time
                 delattr(parent, name)
-            else:
-                last = child
-    return module
+    for child in parent.children():
+        _take_over(child, is_own)

@@ -145,6 +145,14 @@ def test_suppression_of_dense_boxes(name, levels):
     assert 'suppression' not in describe_model(name)
 
 
+def test_backbones_of_detectors_of_two_stages():
+    """What cannot be exported as a whole may be described as far as it can."""
+    pytest.importorskip('mmdet', reason='needs mmdet')
+    meta = describe_model('mask-rcnn_ghostnetv2_fpn_coco', 'features')
+    assert (meta['task'], meta['output']) == ('detection', 'features')
+    assert meta['outputs'] == [f'features{i}' for i in range(4)]
+
+
 def test_file_beside_the_model(tmp_path):
     model = tmp_path / 'a.b.onnx'
     path = save_metadata(dict(task='none', levels=[1, 2]), model)

@@ -1,12 +1,15 @@
 """Networks that end in predictions, against the libraries' own predict."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mmghostnetv2 import config_path, init_model
 from mmghostnetv2.deployment.check import library_predict
-from mmghostnetv2.deployment.networks import deployable
+from mmghostnetv2.deployment.networks import deployable, find_task
 
 from .conftest import assert_same_detections, make_model, to_images
 
@@ -219,6 +222,23 @@ def test_detectors_that_cannot_be_exported(name, options, message):
     assert deployable(model, 'features')
 
 
+def test_detectors_without_boxes():
+    """Such as SOLO."""
+    model = nn.Module()
+    model.mask_head = nn.Identity()
+    assert find_task(model) == 'detection'
+    with pytest.raises(NotImplementedError, match='Module: .* without a bbox_head'):
+        deployable(model)
+
+
+def test_backbones_that_do_not_tell_their_features(classifier):
+    model, _ = classifier
+    model = copy.copy(model)
+    model._modules = dict(model._modules, backbone=nn.Conv2d(3, 4, 3))
+    with pytest.raises(NotImplementedError, match='Conv2d has no sequence out_indices'):
+        deployable(model, 'features')
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
@@ -230,10 +250,36 @@ def test_detectors_that_cannot_be_exported(name, options, message):
             {'model.decode_head.out_channels': 1, 'model.decode_head.num_classes': 2},
             'one output channel',
         ),
+        # whose forward returns more than logits
+        (
+            {
+                'model.decode_head': dict(
+                    _delete_=True,
+                    type='DAHead',
+                    in_channels=160,
+                    in_index=3,
+                    channels=16,
+                    pam_channels=8,
+                    num_classes=150,
+                    norm_cfg=NORM,
+                )
+            },
+            'DAHead predicts in a way of its own',
+        ),
     ],
 )
 def test_segmentors_that_cannot_be_exported(options, message):
     pytest.importorskip('mmseg', reason='needs mmseg')
     model = init_model(config_path('fpn_ghostnetv2_ade20k'), cfg_options=options)
     with pytest.raises(NotImplementedError, match=message):
+        deployable(model)
+
+
+@pytest.mark.parametrize('name', ['MaskFormerHead', 'Mask2FormerHead'])
+def test_heads_that_classify_masks_cannot_be_exported(name):
+    heads = pytest.importorskip('mmseg.models.decode_heads', reason='needs mmseg')
+    model = init_model(config_path('fpn_ghostnetv2_ade20k'))
+    cls = getattr(heads, name)
+    model.decode_head = cls.__new__(cls)  # to build one takes mmdet and a long config
+    with pytest.raises(NotImplementedError, match=f'{name} predicts in a way of its'):
         deployable(model)

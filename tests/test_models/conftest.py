@@ -8,10 +8,15 @@ def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.bias.data.uniform_(-0.3, 0.3, generator=generator)
-            module.running_mean.uniform_(-0.3, 0.3, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
+            for name, limits in (
+                ('weight', (0.5, 1.5)),
+                ('bias', (-0.3, 0.3)),
+                ('running_mean', (-0.3, 0.3)),
+                ('running_var', (0.5, 1.5)),
+            ):
+                tensor = getattr(module, name)
+                if tensor is not None:
+                    tensor.data.uniform_(*limits, generator=generator)
     return network
 
 

@@ -5,6 +5,8 @@ import pickle
 
 import pytest
 import torch
+from mmcv.cnn import ConvModule, ConvWS2d
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -57,7 +59,7 @@ def test_same_features(network, layout, images):
         for out, expected in zip(deployed(x), network(x), strict=True):
             assert_close(out, expected)
     torch.set_num_threads(threads)
-    is_packed = '_packed_weight' in vars(deployed.conv_stem)
+    is_packed = '_packed_weights' in vars(deployed.conv_stem)
     assert is_packed == (layout is torch.channels_last)
 
 
@@ -151,6 +153,65 @@ def test_shared_convolutions(images):
         assert_close(out, value)
 
 
+NORM = dict(type='BN')
+
+
+class NormAct(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize(
+    'layers',
+    [
+        lambda: [nn.Conv2d(3, 4, 3), NormAct(4)],
+        lambda: [ConvWS2d(3, 4, 3), nn.BatchNorm2d(4)],
+        lambda: [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)],
+        lambda: [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)],
+        lambda: [ConvModule(3, 3, 1, norm_cfg=NORM, order=('norm', 'act', 'conv'))],
+        lambda: [nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)],
+    ],
+    ids=['norm-act', 'conv-ws', 'relu-between', 'no-statistics', 'order', 'spectral'],
+)
+@torch.no_grad()
+def test_what_is_not_folded(layers, images):
+    torch.manual_seed(0)
+    network = randomise(nn.Sequential(*layers())).eval()
+    folded = fold_norms(copy.deepcopy(network))
+    assert [type(m) for m in folded.modules()] == [type(m) for m in network.modules()]
+    assert torch.equal(folded(images(9, 9)), network(images(9, 9)))
+
+
+@pytest.mark.parametrize('conv', ['Conv', 'Conv2d'])
+@pytest.mark.parametrize('norm', [dict(type='BN', affine=False), dict(type='SyncBN')])
+@pytest.mark.parametrize('revert', [False, True])
+@torch.no_grad()
+def test_what_is_folded(conv, norm, revert, images):
+    """mmcv's own convolutions; norms without weights, and as of several GPUs."""
+    torch.manual_seed(0)
+    cfg = dict(conv_cfg=dict(type=conv), norm_cfg=norm, bias=True)
+    network = randomise(ConvModule(3, 4, 3, **cfg)).eval()
+    if revert:
+        network = revert_sync_batchnorm(network)
+    folded = fold_norms(copy.deepcopy(network))
+    assert not any(isinstance(m, _BatchNorm) for m in folded.modules())
+    assert_close(folded(images(9, 9)), network(images(9, 9)))
+
+
+@pytest.mark.parametrize('relu', [False, True])
+@torch.no_grad()
+def test_packed_convolutions_are_folded(relu, images):
+    """But for those with a ReLU, which comes before the norm."""
+    torch.manual_seed(0)
+    network = randomise(nn.Sequential(PackedConv2d(3, 4, 3), nn.BatchNorm2d(4))).eval()
+    network[0].relu = relu
+    folded = fold_norms(copy.deepcopy(network))
+    assert isinstance(folded[1], _BatchNorm) == relu
+    assert_close(folded(images(9, 9)), network(images(9, 9)))
+
+
 def test_folded_config(images):
     """A config with the model's own type as base builds it folded."""
     cfg = dict(base='mmghostnetv2.GhostNetV2', out_indices=(2,))
@@ -185,10 +246,47 @@ def test_packed_convolution(kwargs, x):
     layers = make_layers(**kwargs)
     packed = pack_convs(copy.deepcopy(layers))
     assert list(packed.state_dict()) == list(layers.state_dict())
-    assert len(packed) == 1 and isinstance(packed[0], PackedConv2d)
+    # counted elsewhere, all layers keep their numbers
+    assert [type(m) for m in packed] == [PackedConv2d, nn.Identity, nn.Identity]
     with torch.no_grad():
         assert_close(packed(x), layers(x))
-    assert '_packed_weight' in vars(packed[0])
+    assert '_packed_weights' in vars(packed[0])
+
+
+class Counting(nn.Module):
+    """Counts its layers, as mmdet's SSDVGG."""
+
+    def __init__(self):
+        super().__init__()
+        layers = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)
+        self.features = nn.Sequential(*layers, nn.ReLU(), nn.MaxPool2d(2))
+
+    def forward(self, x):
+        outs = []
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i in (2, 4):
+                outs.append(x)
+        return outs
+
+
+@torch.no_grad()
+def test_layers_that_are_counted_keep_their_numbers(x):
+    torch.manual_seed(0)
+    network = randomise(Counting()).eval()
+    packed = pack_convs(fold_norms(copy.deepcopy(network)))
+    outs, expected = packed(x), network(x)
+    assert len(outs) == len(expected) == 2
+    for out, value in zip(outs, expected, strict=True):
+        assert_close(out, value)
+
+
+def test_own_networks_have_no_idle_layers():
+    """Each would be called."""
+    network = GhostNetV2(deploy=True)
+    layers = [m for m in network.modules() if isinstance(m, nn.Sequential)]
+    idle = nn.Identity, nn.ReLU
+    assert not any(isinstance(m, idle) for layer in layers for m in layer)
 
 
 def test_new_weights_are_packed_again(x):
@@ -204,6 +302,36 @@ def test_new_weights_are_packed_again(x):
         assert_close(packed(x), other(x))
         packed.load_state_dict(make_layers().state_dict())
         assert_close(packed(x), make_layers()(x))
+
+
+@pytest.mark.parametrize('amp', [False, True], ids=['onednn', 'autocast'])
+@torch.no_grad()
+def test_swapped_weights_are_packed_again(amp, x):
+    """In place and uncounted, as mmengine's EMAHook before the network's eval()."""
+    layers = make_layers().eval()
+    packed = pack_convs(copy.deepcopy(layers))
+    with torch.autocast('cpu', torch.bfloat16, enabled=amp, cache_enabled=False):
+        for mode in (True, False):
+            packed(x)
+            for conv in (layers[0], packed[0]):
+                conv.weight.data.mul_(-2)
+                conv.bias.data.add_(1)
+            packed.train(mode)
+            assert_close(packed(x), layers(x))
+        for conv in (layers[0], packed[0]):
+            conv.bias.add_(1)  # alone
+        assert_close(packed(x), layers(x))
+
+
+@pytest.mark.parametrize('amp', [False, True], ids=['onednn', 'autocast'])
+def test_weights_of_inference_mode(amp, x):
+    """They count no changes."""
+    with torch.inference_mode():
+        layers = make_layers()
+        packed = pack_convs(copy.deepcopy(layers))
+        with torch.autocast('cpu', torch.bfloat16, enabled=amp):
+            assert packed[0].weight.is_inference()
+            assert_close(packed(x), layers(x))
 
 
 def test_training_takes_the_usual_convolution(x):

@@ -213,6 +213,14 @@ def test_large_features_are_made_again(monkeypatch):
     assert actual[-1] == 1  # num_batches_tracked
 
 
+def test_an_empty_batch():
+    x = torch.rand(0, 4, 6, 8, requires_grad=True)
+    out = DFCAttention(4, 8).eval()(x, x, x)
+    assert out.shape == (0, 8, 6, 8)
+    out.sum().backward()
+    assert x.grad.shape == x.shape
+
+
 def test_gradients_in_mixed_precision():
     """Features may be of another type than the gate."""
     torch.manual_seed(0)

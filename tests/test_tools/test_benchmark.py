@@ -263,14 +263,18 @@ def test_plot_has_a_point_for_each_accuracy(tool, monkeypatch, tmp_path):
         ('a --images 1x2x3x4', "must be BATCHxSIDE or .*, got '1x2x3x4'"),
         ('a --threads 0', 'must be at least 1, got 0'),
         ('a --rounds 0', 'must be at least 1, got 0'),
-        ('a --runtime tvm', "invalid choice: 'tvm'"),
-        ('a --runtime torch compiled --train', 'take --runtime torch alone'),
+        ('a --runtime tvm', "--device cpu takes --runtime onnx.*, got 'tvm'"),
+        ('a --runtime cudagraph', "--device cpu takes --runtime .*, got 'cudagraph'"),
+        (
+            'a --device cuda --runtime ncnn',
+            "--device cuda takes --runtime torch, compiled, cudagraph, got 'ncnn'",
+        ),
+        ('a --runtime torch compiled --train', '--train takes --runtime torch alone'),
         ('a+deploy --train', r'a\+deploy: what is folded cannot be trained'),
-        ('a --amp', '--amp and --cuda-graph take --device cuda'),
-        ('a --cuda-graph', '--amp and --cuda-graph take --device cuda'),
+        ('a+pad8 --train', r'a\+pad8: what is folded cannot be trained'),
+        ('a --amp', '--amp takes --device cuda'),
         ('a --device cuda', '--device cuda: torch finds no GPU'),
         ('a --device cuda --memory', '--memory measures on the CPU alone'),
-        ('a --device cuda --train --cuda-graph', 'does not go with --train'),
     ],
 )
 def test_bad_arguments_are_named(tool, capsys, tmp_path, monkeypatch, argv, message):

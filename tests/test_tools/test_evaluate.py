@@ -1,9 +1,16 @@
 """evaluate.py: an exported network's metrics are those of the model it was made of."""
 
+import json
 import re
+import shutil
+import sys
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -22,7 +29,11 @@ pytest.importorskip('onnxruntime', reason='runs the files')
 
 @pytest.fixture(scope='module')
 def tool():
-    return load_tool(ROOT / 'tools' / 'deployment' / 'evaluate.py')
+    path = ROOT / 'tools' / 'deployment' / 'evaluate.py'
+    sys.path.insert(0, str(path.parent))  # as for a script: it imports its neighbour
+    yield load_tool(path)
+    sys.path.remove(str(path.parent))
+    del sys.modules['run']
 
 
 def export(model, path, size, preprocess, output='predictions'):
@@ -77,9 +88,38 @@ def test_bad_arguments(tool, classifier, tmp_path, capsys):
     export(model, large, (128, 128), False)
     lonely = tmp_path / 'lonely.onnx'
     lonely.touch()
+    # described as others, and no model
+    broken, other = tmp_path / 'broken.onnx', tmp_path / 'other.onnx'
+    broken.write_bytes(b'no model')
+    shutil.copy(path, other)
+    meta = json.loads(Path(f'{path}.json').read_text())
+    Path(f'{broken}.json').write_text(json.dumps(meta))
+    Path(f'{other}.json').write_text(json.dumps(meta | dict(classes=['a', 'b'])))
+    unreadable = tmp_path / 'unreadable.onnx'
+    shutil.copy(path, unreadable)
+    Path(f'{unreadable}.json').write_text('{')
+    detector = config_path('yolov3_ghostnetv2_320_digits')
+    configs = dict(
+        syntax='model = dict(',
+        empty='a = 1',
+        unknown="model = dict(type='Nope')",
+        untested=f"_base_ = '{config}'\ntest_dataloader = test_evaluator = None\n"
+        'test_cfg = None',
+    )
+    for name, text in configs.items():
+        configs[name] = tmp_path / f'{name}.py'
+        configs[name].write_text(text)
     for arguments, message in {
-        (config, tmp_path / 'none.onnx'): 'no such file: .*none.onnx$',
-        (config, lonely): 'no such file: .*lonely.onnx.json',
+        (config, tmp_path / 'none.onnx'): 'no such model: .*none.onnx$',
+        (config, lonely): 'no such description of the model: .*lonely.onnx.json',
+        (config, broken): '^.*broken.onnx: [^\\n]+$',
+        (config, unreadable): 'unreadable.onnx.json is no description of a model',
+        (config, other): 'other.onnx by .* has 2 classes, the data 10$',
+        (detector, path): 'model.onnx by .* of classification, .* of detection$',
+        (configs['syntax'], path): '^.*syntax.py: SyntaxError: [^\\n]+$',
+        (configs['empty'], path): 'by .*empty.py: .* has no model',
+        (configs['unknown'], path): '^[^\\n]*Nope is not in the [^\\n]+$',
+        (configs['untested'], path): 'by .*untested.py: .* has no data and no metric',
         (config, config): 'config.py is of an unknown format; .*.onnx, .xml',
         (config, dense): 'features.onnx returns no scores of classes',
         (config, large): r'images of \(96, 96\) pixels, the file takes \(128, 128\)',
@@ -89,6 +129,46 @@ def test_bad_arguments(tool, classifier, tmp_path, capsys):
         with pytest.raises(SystemExit) as caught:
             tool.main([*map(str, arguments)])
         assert re.search(message, f'{capsys.readouterr().err}{caught.value}')
+
+
+def predict_boxes(tool, shape, ori_shape, dynamic=False, clip=True, **metainfo):
+    """Predict, for an image (H, W) of a picture, what goes over its edge."""
+    DetDataSample = pytest.importorskip('mmdet.structures').DetDataSample
+    seen = []
+
+    def session(images):
+        seen.append(images.shape)
+        dets = np.array([[[-1, 2, 7.5, 7, 0.75], [0, 0, 0, 0, 0]]], 'f4')
+        return [dets, np.array([[3, -1]])]
+
+    form = dict(shape=[1, 3, 8, 8], dynamic=dynamic, preprocess=False)
+    meta = dict(task='detection', input=form, clip=clip)
+    sample = DetDataSample(metainfo=dict(ori_shape=ori_shape, **metainfo))
+    model = SimpleNamespace(data_preprocessor=lambda data, training: data)
+    data = dict(inputs=torch.zeros(1, 3, *shape), data_samples=[sample])
+    (sample,) = tool.predict(model, session, meta, data)
+    found = sample.pred_instances
+    assert found.labels.tolist() == [3] and found.scores.tolist() == [0.75]
+    assert found.bboxes.dtype == torch.float32
+    return found.bboxes.tolist(), seen
+
+
+def test_boxes_are_clipped_to_the_picture(tool):
+    """Not to what the file pads it to; where the library does so."""
+    resized = dict(scale_factor=(0.5, 0.25))
+    for clip, expected in ((True, [0, 8, 10, 20]), (False, [-2, 8, 15, 28])):
+        boxes, seen = predict_boxes(tool, (5, 5), (20, 10), clip=clip, **resized)
+        assert boxes == [expected] and seen == [(1, 3, 8, 8)]
+    # a pipeline that does not resize
+    assert predict_boxes(tool, (6, 8), (6, 8))[0] == [[0, 2, 7.5, 6]]
+
+
+def test_dynamic_files_take_every_size(tool):
+    for shape in ((5, 6), (10, 9)):
+        _, seen = predict_boxes(tool, shape, shape, dynamic=True)
+        assert seen == [(1, 3, *shape)]
+    with pytest.raises(ValueError, match=r'\(10, 9\) pixels, the file takes \(8, 8\)'):
+        predict_boxes(tool, (10, 9), (10, 9))
 
 
 def test_which_runtime(tool, classifier, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mmghostnetv2 import config_path
-from mmghostnetv2.deployment import convert
+from mmghostnetv2.deployment import convert, export
 from mmghostnetv2.deployment.check import (
     library_predict,
     network_input,
@@ -93,7 +93,7 @@ def test_classifier(runtime, classifier, tmp_path, capsys):
     assert 'torch agree' in said and "the library's predict agree" in said
 
 
-@pytest.mark.parametrize('runtime', ['openvino', 'tflite'])
+@pytest.mark.parametrize('runtime', SUFFIXES)
 def test_dense_detector(runtime, detector, tmp_path):
     """Boxes and scores of torch's own decoding, before suppression."""
     tool, (model, weights) = load(runtime), detector
@@ -175,7 +175,23 @@ def wrong(change):
 
 def test_a_wrong_file_is_not_written(classifier, tmp_path, monkeypatch):
     tool, (_, weights) = load('openvino'), classifier
-    monkeypatch.setitem(RUNTIMES, 'openvino', wrong(lambda scores: scores * 1.00002))
+    monkeypatch.setitem(RUNTIMES, 'openvino', wrong(lambda scores: scores * 1.0002))
+    with pytest.raises(SystemExit, match='output 0 of OpenVINO differs from .* torch'):
+        tool.main(arguments(CLASSIFIER, weights, 96, tmp_path / 'new' / 'a.xml'))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_fold_is_not_written(classifier, tmp_path, monkeypatch):
+    """The file computes what was converted, but not what was trained."""
+    tool, (_, weights) = load('openvino'), classifier
+    right = export.fold_norms
+
+    def fold_wrong(model):
+        folded = right(model)
+        folded.backbone.conv_stem.weight.data.mul_(1.01)
+        return folded
+
+    monkeypatch.setattr(export, 'fold_norms', fold_wrong)
     with pytest.raises(SystemExit, match='output 0 of OpenVINO differs from .* torch'):
         tool.main(arguments(CLASSIFIER, weights, 96, tmp_path / 'new' / 'a.xml'))
     assert not list(tmp_path.iterdir())

@@ -151,6 +151,15 @@ def test_containers_are_taken_apart_and_nothing_is_lost():
         ('timm:ghostnet_100 --cfg-options a.b=1', 'is no config, so it takes no a.b='),
         ('timm:ghostnet_100+fast', "an option is one of backbone, .*, got 'fast'"),
         ('timm:ghostnet_100+backbone', 'has no part named backbone'),
+        (
+            'timm:ghostnet_100+deploy',
+            r'timm:ghostnet_100\+deploy: .* leave \+deploy out',
+        ),
+        ('timm:ghostnet_100+pad8+channels_last', r'\+pad8, \+channels_last out'),
+        (
+            'yolov3_ghostnetv2_320 --shape 33',
+            'yolov3_ghostnetv2_320 cannot be counted at 33x33 pixels: RuntimeError',
+        ),
         ('torch:resnet', "a library must be timm, .*, got 'torch'"),
         ('mmpretrain:a', "mmpretrain has no model 'a'"),
         ('timm:ghostnet_100 --shape 0', r'--shape takes one or two .*, got \[0\]'),
@@ -158,8 +167,27 @@ def test_containers_are_taken_apart_and_nothing_is_lost():
     ],
 )
 def test_bad_arguments_are_named(run, capsys, argv, message):
-    for library in ('mmpretrain', 'timm'):
+    for library in ('mmpretrain', 'mmdet', 'timm'):
         pytest.importorskip(library)
     with pytest.raises(SystemExit) as info:
         run(*argv.split())
     assert re.search(message, f'{info.value} {capsys.readouterr().err}')
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('model = dict(', 'SyntaxError: '),
+        ('a = 1', "has no attribute 'model'"),
+        ("_base_ = 'none.py'", 'No such file or directory: .*none.py'),
+        ("model = dict(type='Nope')", 'Nope is not in the .* registry'),
+        ("model = dict(type='torch.nn.Linear')", 'TypeError: .*in_features'),
+    ],
+)
+def test_bad_configs_are_named(run, tmp_path, text, message):
+    """In one line."""
+    path = tmp_path / 'bad.py'
+    path.write_text(text)
+    with pytest.raises(SystemExit) as info:
+        run(str(path))
+    assert re.fullmatch(f'{path}: .*{message}.*', str(info.value))

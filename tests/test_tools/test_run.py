@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from mmghostnetv2.deployment.metadata import describe, save_metadata
+from mmghostnetv2.deployment.metadata import describe, preparation, save_metadata
 from mmghostnetv2.deployment.networks import deployable
 from mmghostnetv2.deployment.runtimes import onnx_to_ncnn, onnx_to_openvino
 from mmghostnetv2.deployment.to_onnx import to_onnx
@@ -302,14 +302,14 @@ def test_wrong_size_is_named(tool, exported, tmp_path, capsys):
     folder = exported('classifier')
     shutil.copy(folder / 'a.onnx', tmp_path)
     meta = json.loads((folder / 'a.onnx.json').read_text())
-    meta['prepare'] |= dict(resize='none', unknown=['Warp'])
+    meta['prepare'] |= dict(resize='none')
     (tmp_path / 'a.onnx.json').write_text(json.dumps(meta))
     Image.new('RGB', (100, 128)).save(tmp_path / 'a.png')
     with pytest.raises(SystemExit, match='1 of 1 pictures failed'):
         tool.main([str(tmp_path / 'a.onnx'), str(tmp_path / 'a.png')])
     message = capsys.readouterr().err
     assert 'a.png: ValueError: the picture has 100x128 pixels where' in message
-    assert 'takes 128x128' in message and 'left out: Warp' in message
+    assert 'takes 128x128' in message
 
 
 def test_drawings_never_replace_pictures(tool, exported, image, tmp_path, capsys):
@@ -334,15 +334,140 @@ def test_bad_arguments_are_named(tool, exported, image, tmp_path, monkeypatch):
     shutil.copy(model, tmp_path)
     alone, sidecar = tmp_path / 'a.onnx', tmp_path / 'a.onnx.json'
     assert f'no such description of the model: {sidecar}' in fails(alone, image)
-    for text in ('{', '{}', '[]'):
+    meta = json.loads(Path(f'{model}.json').read_text())
+    lacking = meta | dict(prepare={**meta['prepare'], 'resize': 'short_edge'})
+    del lacking['prepare']['edge']
+    no_clip = meta | dict(task='detection')
+    other = meta | dict(prepare={**meta['prepare'], 'resize': 'warp'})
+    for text in ('{', '{}', '[]', *map(json.dumps, (lacking, no_clip, other))):
         sidecar.write_text(text)
         assert f'{sidecar} is no description' in fails(alone, image)
+    sidecar.write_text(json.dumps(meta))
+    alone.write_bytes(b'no model')
+    message = fails(alone, image)
+    assert message.startswith(f'ValueError: {alone} cannot be opened: ')
+    assert '\n' not in message
     (tmp_path / 'empty').mkdir()
     assert 'empty has no pictures' in fails(model, tmp_path / 'empty')
-    twin = shutil.copy(image, tmp_path)
-    assert 'would both be drawn as' in fails(model, image, twin)
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     assert 'needs onnxruntime, pip install onnxruntime' in fails(model, image)
+
+
+FOUND = {
+    'detection': [np.array([[[1, 2, 6, 7, 0.9]]], 'f4'), np.array([[0]])],
+    'segmentation': [np.ones((1, 8, 8), 'i8')],
+    'classification': [np.ones((1, 3), 'f4')],
+}
+
+
+@pytest.fixture
+def scripted(tool, tmp_path, monkeypatch):
+    """Describe a model that finds always the same: ``scripted(task)`` is its file."""
+
+    def write(task, output='predictions', **prepare):
+        path = tmp_path / 'scripted.onnx'
+        path.touch()
+        form = dict(shape=[1, 3, 8, 8], dynamic=False, preprocess=True, rgb=True)
+        form |= dict(mean=[0] * 3, std=[1] * 3)
+        prepare = dict(resize='stretch', size=[8, 8], pad_to=[8, 8]) | prepare
+        prepare = dict(backend='cv2', interpolation='bilinear') | prepare
+        prepare = dict(unknown=[], pad_colour=[0] * 3, divisor=1) | prepare
+        meta = dict(task=task, output=output, outputs=['a'], input=form, clip=True)
+        meta |= dict(prepare=prepare, classes=None, palette=None)
+        Path(f'{path}.json').write_text(json.dumps(meta))
+        outputs = FOUND[task][:1] if output == 'features' else FOUND[task]
+        opener = lambda *args: lambda images: outputs  # noqa: E731
+        monkeypatch.setitem(tool.RUNTIMES, '.onnx', (opener, 'onnxruntime'))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def twins(tmp_path):
+    """Two pictures of one name."""
+    paths = [tmp_path / folder / 'a.png' for folder in ('left', 'right')]
+    for path in paths:
+        path.parent.mkdir()
+        Image.new('RGB', (16, 12)).save(path)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ('task', 'output', 'drawn'),
+    [
+        ('detection', 'predictions', True),
+        ('segmentation', 'predictions', True),
+        ('detection', 'features', False),
+        ('classification', 'predictions', False),
+    ],
+)
+def test_one_name_is_refused_where_it_is_drawn(
+    tool, scripted, twins, tmp_path, task, output, drawn
+):
+    """One drawing would replace the other; without drawings all are looked at."""
+    found, out = tmp_path / 'found.json', tmp_path / 'out'
+    options = ['--json', str(found), '--out-dir', str(out)]
+    args = [str(scripted(task, output)), *map(str, twins), *options]
+    if drawn:
+        with pytest.raises(SystemExit, match='would both be drawn as a.png'):
+            tool.main(args)
+        # the same picture twice has the same drawing
+        same = twins[0].parent / '..' / 'left' / 'a.png'
+        tool.main([args[0], args[1], str(same), *options])
+        assert (out / 'a.png').is_file()
+    else:
+        tool.main(args)
+        assert [*json.loads(found.read_text())] == [*map(str, twins)]
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ('pipeline', 'unknown'),
+    [
+        ([dict(type='ResizeEdge', scale=10)], ['ResizeEdge']),
+        ([dict(type='ResizeEdge', scale=10, edge='long')], ['ResizeEdge']),
+        ([dict(type='Resize', scale_factor=0.5, keep_ratio=True)], ['Resize']),
+        ([dict(type='ResizeEdge', scale=10), dict(type='CenterCrop', crop_size=8)], []),
+    ],
+)
+@pytest.mark.parametrize('dynamic', [False, True])
+def test_steps_that_cannot_be_done_are_refused(
+    tool, scripted, twins, pipeline, unknown, dynamic
+):
+    cfg = Config(dict(test_dataloader=dict(dataset=dict(pipeline=pipeline))))
+    prepare = preparation(cfg, (8, 8), dynamic)
+    assert prepare['unknown'] == unknown
+    path = scripted('classification', **prepare)
+    if unknown:
+        message = f'cannot be done here: {unknown[0]}; .*scripted.onnx.json'
+        with pytest.raises(SystemExit, match=message):
+            tool.main([str(path), str(twins[0])])
+    else:
+        tool.main([str(path), str(twins[0])])
+
+
+def test_folders_that_cannot_be_written_are_named_first(
+    tool, scripted, twins, tmp_path, monkeypatch
+):
+    """Not after all pictures have been looked at."""
+    path, picture, file = scripted('detection'), twins[0], tmp_path / 'file'
+    file.touch()
+    locked = tmp_path / 'locked'
+    # root may write everywhere
+    monkeypatch.setattr(tool.os, 'access', lambda path, mode: path != locked)
+    monkeypatch.setattr(tool, 'predict', None)
+    for options, message in {
+        ('--out-dir', file): f'cannot make the folder {file}: File exists',
+        ('--out-dir', file / 'a'): f'cannot make the folder {file}/a: Not a directory',
+        ('--out-dir', locked): f'cannot write into the folder {locked}',
+        ('--json', file / 'a.json'): f'cannot make the folder {file}: File exists',
+        ('--json', locked / 'a.json'): f'cannot write into the folder {locked}',
+        ('--json', tmp_path): f'takes a file, not {tmp_path}',
+    }.items():
+        args = [path, picture, '--out-dir', tmp_path / 'out', *options]
+        with pytest.raises(SystemExit, match=message):
+            tool.main([*map(str, args)])
 
 
 def convert_to_openvino(source: Path, path: Path):

@@ -4,7 +4,8 @@ FLOPs are multiply-accumulates of convolutions and linear layers, as the paper c
 them. Takes a config of mmpretrain, mmdet or mmseg, by file or by name, whose model is
 counted from the normalised image to what its head returns; timm:NAME; TIMMBackbone:NAME
 or mmpretrain:NAME. NETWORK+backbone is the backbone alone. Of a two-stage detector 100
-regions an image go through the second stage.
+regions an image go through the second stage. Other options of the benchmark's names,
++deploy for one, are refused: a network is counted as it is trained.
 
 Example:
     python tools/analysis_tools/get_flops.py yolov3_ghostnetv2_320 --shape 320
@@ -17,7 +18,7 @@ import sys
 from mmengine.config import DictAction
 
 from mmghostnetv2.analysis.complexity import count_blocks
-from mmghostnetv2.analysis.networks import build_network
+from mmghostnetv2.analysis.networks import build_network, split_options
 
 
 def tabulate(blocks):
@@ -34,6 +35,16 @@ def tabulate(blocks):
         share = numbers[1] / flops if flops else 0
         lines.append(f'| {" | ".join(cells)} | {share:.1%} |')
     return lines
+
+
+def refuse_options(network):
+    """Raise a ValueError if a name has options that change how a network is run."""
+    refused = [x for x in split_options(network)[1] if x != 'backbone']
+    if refused:
+        raise ValueError(
+            'costs are counted of the network as it is trained: leave '
+            f'+{", +".join(refused)} out'
+        )
 
 
 def main(argv=None):
@@ -63,10 +74,16 @@ def main(argv=None):
         parser.error(f'--shape takes one or two sides from 1 up, got {args.shape}')
     height, width = args.shape[0], args.shape[-1]
     try:
+        refuse_options(args.network)
         network = build_network(args.network, args.cfg_options)
-    except (ImportError, ValueError) as error:
-        sys.exit(f'{type(error).__name__}: {error}')
-    blocks = count_blocks(network, (height, width))
+    except Exception as error:  # a config is a program, whose errors are of any type
+        message = f'{args.network}: {type(error).__name__}: {error}'
+        sys.exit(' '.join(message.split()))
+    try:
+        blocks = count_blocks(network, (height, width))
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        message = f'{args.network} cannot be counted at {height}x{width} pixels: '
+        sys.exit(' '.join(f'{message}{type(error).__name__}: {error}'.split()))
     print(f'{args.network}, one image of {height}x{width} pixels', end='\n\n')
     print('\n'.join(tabulate(blocks)))
 

@@ -10,7 +10,6 @@ Example:
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from functools import partial
@@ -21,65 +20,95 @@ import torch.nn.functional as F
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
+from run import boxes_in_picture, one_line, read_description  # the neighbour
 
 from mmghostnetv2.analysis import paired_ratios, quartiles, time_interleaved
-from mmghostnetv2.deployment.metadata import metadata_path
+from mmghostnetv2.deployment.networks import find_task
 from mmghostnetv2.deployment.runtimes import RUNTIMES
 
 BY_SUFFIX = {'.onnx': 'onnxruntime', '.xml': 'openvino', '.tflite': 'litert'}
 BY_SUFFIX['.param'] = 'ncnn'
 
 
+def pad_to_size(image, meta):
+    """Pad an image (3, H, W) to the size that a file takes.
+
+    It grows on the right and below, as the data preprocessors do it.
+
+    Raises:
+        ValueError: It is larger, or has another size where a classifier takes it.
+    """
+    height, width = meta['input']['shape'][2:]
+    pad = 0, width - image.shape[-1], 0, height - image.shape[-2]
+    if min(pad) < 0 or (any(pad) and meta['task'] == 'classification'):
+        raise ValueError(
+            f'the pipeline makes images of {tuple(image.shape[-2:])} pixels, the '
+            f'file takes {(height, width)}'
+        )
+    return F.pad(image, pad)
+
+
 def predict(model, session, meta, data):
     """Do a model's test step by an exported network, image by image."""
     data = model.data_preprocessor(data, False)
-    height, width = meta['input']['shape'][2:]
     for image, sample in zip(data['inputs'], data['data_samples'], strict=True):
-        # on the right and below, as the data preprocessors do
-        pad = 0, width - image.shape[-1], 0, height - image.shape[-2]
-        if min(pad) < 0 or (any(pad) and meta['task'] == 'classification'):
-            raise ValueError(
-                f'the pipeline makes images of {tuple(image.shape[-2:])} pixels, the '
-                f'file takes {(height, width)}'
-            )
-        image = F.pad(image, pad)
+        if not meta['input']['dynamic']:
+            image = pad_to_size(image, meta)
         if meta['input']['preprocess']:
             mean, std = (torch.tensor(meta['input'][x]) for x in ('mean', 'std'))
             image = image * std[:, None, None] + mean[:, None, None]
             image = image if meta['input']['rgb'] else image.flip(0)
-        outputs = [torch.from_numpy(x)[0] for x in session(image[None].numpy())]
+        outputs = [x[0] for x in session(image[None].numpy())]
         if meta['task'] == 'classification':
-            (scores,) = outputs
+            scores = torch.from_numpy(outputs[0])
             sample.set_pred_score(scores).set_pred_label(scores.argmax())
         else:
             dets, labels = outputs
-            found = labels >= 0
-            factor = dets.new_tensor(sample.scale_factor).repeat(2)
+            dets, labels = dets[labels >= 0], labels[labels >= 0]
+            size = sample.ori_shape[1::-1]
+            # without what the pipeline pads
+            factors = sample.get('scale_factor', (1.0, 1.0))
+            inside = [round(x * f) for x, f in zip(size, factors, strict=True)]
+            boxes = boxes_in_picture(dets[:, :4], size, inside, meta['clip'])
             sample.pred_instances = InstanceData(
-                bboxes=dets[found, :4] / factor,
-                scores=dets[found, 4],
-                labels=labels[found].long(),
+                bboxes=torch.from_numpy(boxes).float(),
+                scores=torch.from_numpy(dets[:, 4]),
+                labels=torch.from_numpy(labels).long(),
             )
     return data['data_samples']
 
 
 def evaluate(config, session, meta):
-    """Return the metrics of an exported network by name."""
+    """Return the metrics of an exported network by name.
+
+    Raises:
+        ValueError: The config has nothing to test with, or is of another task or of
+            another number of classes than the network.
+    """
+    if not config.get('model'):
+        raise ValueError('the config has no model')
     runner = Runner.from_cfg(config)
+    task = find_task(runner.model)
+    if task != meta['task']:
+        raise ValueError(f'the file is of {meta["task"]}, the config of {task}')
+    if runner.test_loop is None:
+        raise ValueError('the config has no data and no metric to test with')
+    known = meta['classes'], runner.test_loop.dataloader.dataset.metainfo.get('classes')
+    ours, theirs = (len(classes or ()) for classes in known)
+    if ours and theirs and ours != theirs:
+        raise ValueError(f'the file has {ours} classes, the data {theirs}')
+    # the runtimes' outputs are there, too
+    runner.model.to('cpu')
     runner.model.test_step = partial(predict, runner.model, session, meta)
     return runner.test()
 
 
 def open_file(path, threads, openvino):
     """Open an exported file; return its session and its description."""
-    sidecar = metadata_path(path)
     if path.suffix not in BY_SUFFIX:
         known = ', '.join(BY_SUFFIX)
         raise ValueError(f'{path} is of an unknown format; a model ends in {known}')
-    for file in (path, sidecar):
-        if not file.is_file():
-            raise FileNotFoundError(f'no such file: {file}')
-    meta = json.loads(sidecar.read_text())
+    meta = read_description(path)
     if meta['output'] != 'predictions' or meta['task'] == 'segmentation':
         raise ValueError(f'{path} returns no scores of classes and no suppressed boxes')
     runtime = BY_SUFFIX[path.suffix]
@@ -126,20 +155,24 @@ def main(argv=None):
         parser.error('--threads and --rounds must be at least 1')
     if not Path(args.config).is_file():
         parser.error(f'no such config: {args.config}')
-    config = Config.fromfile(args.config)
-    config.merge_from_dict(args.cfg_options)
-    config.log_level = 'WARNING'
     metrics, runners = {}, {}
+    source = args.config
     try:
-        # one folder, since all runners share their visualizer
+        config = Config.fromfile(args.config)
+        config.merge_from_dict(args.cfg_options)
+        config.log_level = 'WARNING'
+        # nothing is drawn; the config's own would outlive the folder
+        config.visualizer = dict(type='Visualizer', name='evaluate')
         with tempfile.TemporaryDirectory() as config.work_dir:
             for path in args.models:
+                source = path
                 session, meta = open_file(path, args.threads, args.openvino)
+                source = f'{path} by {args.config}'
                 metrics[str(path)] = evaluate(config, session, meta)
                 images = torch.rand(meta['input']['shape']).numpy()
                 runners[str(path)] = partial(session, images)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        sys.exit(f'{type(error).__name__}: {error}')
+    except Exception as error:  # runtimes and configs have types of their own
+        sys.exit(f'{source}: {one_line(error)}')
     seconds = time_interleaved(runners, args.rounds)
     print('\n'.join(tabulate(metrics, seconds)))
 

@@ -1,16 +1,19 @@
-"""Export a backbone, or what else ncnn computes right, to ncnn.
+"""Export a classifier, YOLOv3's dense boxes or any model's backbone to ncnn.
 
-The backbone, --output features, may be that of any model of mmpretrain, mmdet or mmseg.
-NAME.bin has the weights of NAME.param, and NAME.param.json describes the model.
+YOLOv3 takes --output dense: its boxes are decoded inside and suppressed by
+tools/deployment/run.py. A backbone, of any model of mmpretrain, mmdet or mmseg, takes
+--output features. NAME.bin has the weights of NAME.param, and NAME.param.json describes
+the model.
 
 Nothing is written unless ncnn returns, from weights in float32, what torch does, within
-1e-5 of each output's largest value. ncnn lacks operators that segmentors and some
-detectors need, so that these are refused.
+1e-5 of each output's largest value, or twice what float32 itself rounds off there.
+Segmentors and the dense boxes of SSD, RetinaNet and RTMDet are refused: ncnn lacks
+operators of theirs, or returns other shapes.
 
 Example:
     python tools/deployment/export_ncnn.py configs/yolov3_ghostnetv2_320.py \
         work_dirs/yolov3_ghostnetv2_320/epoch_30.pth --shape 320 \
-        --out backbone.param --output features --half
+        --out yolov3.param --output dense --with-preprocess --half
 """
 
 from mmghostnetv2.deployment.convert import convert

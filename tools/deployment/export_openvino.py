@@ -3,7 +3,8 @@
 The network is that of export_onnx.py, suppression and all. NAME.bin has the weights of
 NAME.xml, and NAME.xml.json describes the model; tools/deployment/run.py runs it.
 Nothing is written unless OpenVINO returns what torch does, within 1e-5 of each output's
-largest value; a detector's boxes are compared with those of the library's predict.
+largest value, or twice what float32 itself rounds off there; a detector's boxes are
+compared with those of the library's predict.
 
 Example:
     python tools/deployment/export_openvino.py configs/yolov3_ghostnetv2_320.py \

@@ -5,8 +5,9 @@ takes --output dense: its boxes are decoded inside and suppressed by
 tools/deployment/run.py, which NAME.tflite.json tells how.
 
 Nothing is written unless LiteRT returns what torch does, within 1e-5 of each output's
-largest value. With --int8 that file is then quantised: weights to 8 bits with a scale a
-channel, activations with one a tensor; images and outputs stay float32.
+largest value, or twice what float32 itself rounds off there. With --int8 that file is
+then quantised: weights to 8 bits with a scale a channel, activations with one a tensor;
+images and outputs stay float32.
 
 Example:
     python tools/deployment/export_tflite.py configs/ghostnetv2_100_in1k.py \

@@ -14,6 +14,7 @@ Example:
 import argparse
 import colorsys
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -29,6 +30,17 @@ PILLOW_MODES = {
     'lanczos': Image.Resampling.LANCZOS,
     'hamming': Image.Resampling.HAMMING,
 }
+# what a description has to say
+KEYS = 'task', 'output', 'outputs', 'input', 'prepare', 'classes', 'palette'
+INPUT_KEYS = 'shape', 'dynamic', 'preprocess', 'rgb', 'mean', 'std'
+PREPARE_KEYS = 'resize', 'backend', 'interpolation', 'pad_to', 'unknown', 'pad_colour'
+PREPARE_KEYS += ('divisor',)
+RESIZE_KEYS = dict(none=(), stretch=('size',), fit=(), short_edge=('edge', 'size'))
+
+
+def one_line(error):
+    """Write an error as one line: runtimes spread theirs over several."""
+    return ' '.join(f'{type(error).__name__}: {error}'.split())
 
 
 # ---- runtimes: each opens a file and returns a function of the images (N, 3, H, W)
@@ -101,6 +113,42 @@ RUNTIMES = {
 }
 
 
+def read_description(path):
+    """Read what lies beside an exported model, NAME.onnx.json beside NAME.onnx.
+
+    Args:
+        path (Path): File of the model.
+
+    Returns:
+        dict: The description.
+
+    Raises:
+        FileNotFoundError: There is no such file, or no description beside it.
+        ValueError: The description is none, or lacks something.
+    """
+    sidecar = path.with_name(f'{path.name}.json')
+    for file, what in ((path, 'model'), (sidecar, 'description of the model')):
+        if not file.is_file():
+            raise FileNotFoundError(f'no such {what}: {file}')
+    try:
+        meta = json.loads(sidecar.read_text())
+        keys = KEYS
+        if meta['task'] == 'detection' and meta['output'] != 'features':
+            keys += ('clip',)
+        if meta['output'] == 'dense':
+            keys += ('suppression',)
+        prepare_keys = PREPARE_KEYS + RESIZE_KEYS[meta['prepare']['resize']]
+        parts = meta, meta['input'], meta['prepare']
+        for part, names in zip(parts, (keys, INPUT_KEYS, prepare_keys), strict=True):
+            for name in names:
+                part[name]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'{sidecar} is no description of a model: {one_line(error)}'
+        ) from error
+    return meta
+
+
 def open_model(path, threads=0):
     """Open an exported model.
 
@@ -114,21 +162,21 @@ def open_model(path, threads=0):
 
     Raises:
         FileNotFoundError: There is no such file, or no description beside it.
-        ValueError: It is of no format known here, or the description is none.
+        ValueError: It is of no format known here, the runtime cannot read it, the
+            description is none, or it has steps that cannot be done here.
         ImportError: The runtime is missing.
     """
     if path.suffix not in RUNTIMES:
         known = ', '.join(RUNTIMES)
         raise ValueError(f'{path} is of an unknown format; a model ends in {known}')
-    sidecar = path.with_name(f'{path.name}.json')
-    for file, what in ((path, 'model'), (sidecar, 'description of the model')):
-        if not file.is_file():
-            raise FileNotFoundError(f'no such {what}: {file}')
-    try:
-        meta = json.loads(sidecar.read_text())
-        meta['task'], meta['prepare'], meta['input']['shape']
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{sidecar} is no description of a model: {error}') from error
+    meta = read_description(path)
+    if meta['prepare']['unknown']:
+        # the network would see other pictures than in its test
+        steps = ', '.join(meta['prepare']['unknown'])
+        raise ValueError(
+            f'{path}: the test pipeline has steps that cannot be done here: {steps}; '
+            f"if pictures need none of them, empty 'unknown' in {path.name}.json"
+        )
     opener, package = RUNTIMES[path.suffix]
     try:
         return opener(path, threads), meta
@@ -136,6 +184,8 @@ def open_model(path, threads=0):
         raise ImportError(
             f'{path} needs {package}, pip install {package}: {error}'
         ) from error
+    except Exception as error:  # runtimes have types of their own
+        raise ValueError(f'{path} cannot be opened: {one_line(error)}') from error
 
 
 # ---- pictures: prepared as the test pipeline of the config does
@@ -311,6 +361,24 @@ def suppress(boxes, scores, factors, settings):
     return np.column_stack([boxes[kept], scores[kept]]), labels[kept]
 
 
+def boxes_in_picture(boxes, size, inside, clip):
+    """Bring boxes from the network's input to the picture.
+
+    Args:
+        boxes (np.ndarray): (K, 4), pixels of the network's input.
+        size (Sequence[int]): Width and height of the picture.
+        inside (Sequence[int]): Those which it has in the network's input.
+        clip (bool): Cut off what is outside of it.
+
+    Returns:
+        np.ndarray: (K, 4), pixels of the picture.
+    """
+    corners = boxes.reshape(-1, 2, 2)
+    if clip:
+        corners = corners.clip(0, inside)
+    return (corners * np.divide(size, inside)).reshape(-1, 4)
+
+
 def find_boxes(outputs, image, inside, meta):
     """List detections in pixels of the picture, best first, as (box, score, label)."""
     if meta['output'] == 'dense':
@@ -320,10 +388,7 @@ def find_boxes(outputs, image, inside, meta):
     else:
         dets, labels = (output[0] for output in outputs)
     dets, labels = dets[labels >= 0], labels[labels >= 0]
-    boxes = dets[:, :4].reshape(-1, 2, 2)
-    if meta['clip']:
-        boxes = boxes.clip(0, inside)
-    boxes = (boxes * np.divide(image.size, inside)).reshape(-1, 4)
+    boxes = boxes_in_picture(dets[:, :4], image.size, inside, meta['clip'])
     return list(zip(boxes.tolist(), dets[:, 4].tolist(), labels.tolist(), strict=True))
 
 
@@ -445,7 +510,7 @@ def list_images(paths):
     """List (picture, name of its drawing); folders are searched for pictures.
 
     Raises:
-        ValueError: Two pictures would have one drawing, or a folder has none.
+        ValueError: A folder has no pictures.
     """
     images = []
     for path in paths:
@@ -456,11 +521,30 @@ def list_images(paths):
         if not inside:
             raise ValueError(f'{path} has no pictures')
         images += [(p, p.relative_to(path)) for p in inside]
+    return images
+
+
+def require_own_drawings(images):
+    """Raise a ValueError if two pictures of :func:`list_images` share a drawing."""
     seen = {}
     for path, name in images:
-        if seen.setdefault(name, path) is not path:
-            raise ValueError(f'{seen[name]} and {path} would both be drawn as {name}')
-    return images
+        other = seen.setdefault(name, path)
+        if other.resolve() != path.resolve():
+            raise ValueError(f'{other} and {path} would both be drawn as {name}')
+
+
+def require_folder(path):
+    """Make a folder, so that what cannot be written is known before the work.
+
+    Raises:
+        OSError: It cannot be made, or nothing can be written there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f'cannot make the folder {path}: {error.strerror}') from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(f'cannot write into the folder {path}')
 
 
 def main(argv=None):
@@ -493,14 +577,20 @@ def main(argv=None):
         help='threads that compute (default: as the runtime likes)',
     )
     args = parser.parse_args(argv)
+    if args.threads < 0:
+        parser.error(f'--threads must be at least 0, got {args.threads}')
     try:
         images = list_images(args.images)
         session, meta = open_model(args.model, args.threads)
-    except Exception as error:  # runtimes have types of their own
-        sys.exit(f'{type(error).__name__}: {error}')
-    if meta['prepare']['unknown']:
-        steps = ', '.join(meta['prepare']['unknown'])
-        print(f'steps of the pipeline that are left out: {steps}', file=sys.stderr)
+        if meta['output'] != 'features' and meta['task'] != 'classification':
+            require_own_drawings(images)
+            require_folder(args.out_dir)
+        if args.json:
+            require_folder(args.json.parent)
+            if args.json.is_dir():
+                raise IsADirectoryError(f'--json takes a file, not {args.json}')
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(one_line(error))
     results, failed = {}, 0
     for number, (path, name) in enumerate(images, 1):
         try:
@@ -513,8 +603,7 @@ def main(argv=None):
                 drawing.save(target)
         except Exception as error:  # the others go on
             failed += 1
-            message = f'{path}: {type(error).__name__}: {error}'
-            print(message, file=sys.stderr)
+            print(f'{path}: {one_line(error)}', file=sys.stderr)
             continue
         results[str(path)] = found
         progress = f'[{number}/{len(images)}] ' if len(images) > 1 else ''
@@ -522,8 +611,10 @@ def main(argv=None):
         for row in found:
             print(f'    {line_of(row)}')
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(results, indent=1) + '\n')
+        try:
+            args.json.write_text(json.dumps(results, indent=1) + '\n')
+        except OSError as error:
+            sys.exit(f'{args.json}: {one_line(error)}')
     if failed:
         sys.exit(f'{failed} of {len(images)} pictures failed')
 
