@@ -162,6 +162,11 @@ class Quartiles(NamedTuple):
     median: float
     upper: float
 
+    def spread(self, digits: int) -> str:
+        """Write the median and, in brackets, the interquartile range."""
+        lower, median, upper = (f'{value:.{digits}f}' for value in self)
+        return f'{median} ({lower} to {upper})'
+
 
 def quartiles(values: Sequence[float]) -> Quartiles:
     """Return median and interquartile range of some values."""

@@ -13,18 +13,13 @@ from mmengine.config import DictAction
 from torch import nn
 
 from ..apis import init_model
+from ..arguments import at_least_one
 from ..models import fold_norms
 from .metadata import metadata_path
 from .networks import OUTPUTS, deployable
 
 # what a wrong model, a wrong file or a full disk raises
 ERRORS = (OSError, RuntimeError, ValueError)
-
-
-def _side(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be at least 1, got {text}')
-    return int(text)
 
 
 def export_parser(doc: str, suffix: str) -> argparse.ArgumentParser:
@@ -60,7 +55,7 @@ def export_parser(doc: str, suffix: str) -> argparse.ArgumentParser:
         '--shape',
         metavar=('H', 'W'),
         nargs='+',
-        type=_side,
+        type=at_least_one,
         required=True,
         help='height and width of the images, pixels; one number for squares',
     )

@@ -59,6 +59,7 @@ from mmghostnetv2.analysis.networks import (
     split_options,
 )
 from mmghostnetv2.analysis.running import random_images, start, training_step
+from mmghostnetv2.arguments import at_least_one
 from mmghostnetv2.deployment.runtimes import TOLERANCE, flatten, require_equal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,12 +201,6 @@ def measure(networks, expected, shape, runtime, threads, args):
     ]
 
 
-def spread(values, digits):
-    """Write the median of Quartiles and, in brackets, the interquartile range."""
-    lower, median, upper = (f'{value:.{digits}f}' for value in values)
-    return f'{median} ({lower} to {upper})'
-
-
 def tabulate(results):
     """Write the results as lines of Markdown."""
     header = ['runtime', 'threads', 'images', 'network', 'ms', 'ratio', 'images/s']
@@ -213,8 +208,8 @@ def tabulate(results):
     header += ['peak memory, MB'] * with_memory
     rows = [header, ['---'] * 4 + ['---:'] * (len(header) - 4)]
     for result in results:
-        row = [*map(str, result[:4]), spread(result.milliseconds, 2)]
-        row += [spread(result.ratio, 3), f'{result.per_second:.2f}']
+        row = [*map(str, result[:4]), result.milliseconds.spread(2)]
+        row += [result.ratio.spread(3), f'{result.per_second:.2f}']
         if with_memory:
             row.append(f'{result.megabytes:.1f}')
         rows.append(row)
@@ -330,13 +325,6 @@ def draw(results, accuracies, path):
     panels[0].set_ylabel('ImageNet top-1, %')
     panels[0].legend(fontsize=8, loc='upper left')
     figure.savefig(path, dpi=110)
-
-
-def at_least_one(text):
-    """Read a number of the command line."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be at least 1, got {text}')
-    return int(text)
 
 
 def read_shape(text):

@@ -34,6 +34,7 @@ from mmghostnetv2.analysis import (
     time_interleaved,
 )
 from mmghostnetv2.analysis.growth import fit_power
+from mmghostnetv2.arguments import at_least_one
 from mmghostnetv2.models import GhostNet, GhostNetSelfAttention, GhostNetV2
 
 BASE = 'GhostNet'
@@ -99,20 +100,14 @@ def fit(points):
     return fit_power(sides**2, latencies)
 
 
-def spread(values, digits):
-    """Write the median of Quartiles and, in brackets, the interquartile range."""
-    lower, median, upper = (f'{value:.{digits}f}' for value in values)
-    return f'{median} ({lower} to {upper})'
-
-
 def tabulate(results, curves):
     """Write latencies, ratios and exponents as lines of Markdown."""
     columns = [*NETWORKS, *(f'{name}, ratio' for name in ADDED.values())]
     lines = [f'| size | {" | ".join(columns)} |', '| --- ' * (len(columns) + 1) + '|']
     for size, seconds in results.items():
         ratios = paired_ratios(seconds, BASE)
-        cells = [spread(quartiles(1e3 * np.array(s)), 2) for s in seconds.values()]
-        cells += [spread(ratios[name], 3) for name in ADDED.values()]
+        cells = [quartiles(1e3 * np.array(s)).spread(2) for s in seconds.values()]
+        cells += [ratios[name].spread(3) for name in ADDED.values()]
         lines.append(f'| {size} | {" | ".join(cells)} |')
     lines += [
         '',
@@ -178,13 +173,6 @@ def write_csv(results, head, path):
                     [size, name, number, f'{1e3 * value:.4f}']
                     for number, value in enumerate(values)
                 )
-
-
-def at_least_one(text):
-    """Read a number of the command line."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be at least 1, got {text}')
-    return int(text)
 
 
 def parse_args(argv):
