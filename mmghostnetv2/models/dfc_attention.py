@@ -27,6 +27,8 @@ UP_SAMPLINGS = ('nearest', 'bilinear', 'bicubic')
 # values of one image in features that are made again in the backward pass; of fewer
 # ones there is less to save than it costs
 RECOMPUTED = 2**15
+# in which sums in float32 lose nothing
+KERNEL_TYPES = {torch.float16, torch.bfloat16, torch.float32}
 
 
 @cache
@@ -36,8 +38,11 @@ def kernels() -> ModuleType | None:
         return None
     try:
         module = import_module('.fused_gate', __package__)
-        ones = torch.ones(1, 1, 2, 2, device='cuda')
-        module.fused_gate(ones, [ones])
+        ones = torch.ones(1, 1, 1, 1, device='cuda')
+        module.fused_gate(ones, [ones.expand(1, 1, 2, 2)])
+        torch.cuda.synchronize()
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # without a compiler, on an old GPU: of many kinds
         message = f'DFC attention runs in plain operators, as Triton fails: {error}'
         warn(message, stacklevel=2)
@@ -227,6 +232,8 @@ class DFCAttention(nn.Sequential):
             x.is_cuda
             and not is_traced()
             and len(features) <= 2
+            and {x.dtype, *(f.dtype for f in features)} <= KERNEL_TYPES
+            and features[0].dtype == features[-1].dtype
             and self.scaling == 'sigmoid'
             and self.scaling_position == 'before'
             and self.up_sampling == 'nearest'
@@ -237,7 +244,8 @@ class DFCAttention(nn.Sequential):
         if torch.is_grad_enabled():
             return kernels().FusedGate.apply(self._logits(x), *features)
         layers = [m for m in self if not isinstance(m, nn.Identity)]
-        if len(layers) > 3:  # batch norms, not folded
+        # batch norms that are there, or went without a trace, are not folded
+        if len(layers) > 3 or any(conv.bias is None for conv in layers[1:]):
             return kernels().fused_gate(self._logits(x), features)
         pointwise, *convs = layers
         z = pointwise(halve(x, self.down_sampling))

@@ -247,8 +247,17 @@ def fused_gate(
     Returns:
         Tensor: The concatenated features times the gate, (N, C, H, W), in their data
         type and the memory format of ``z``. Sums are in float32.
+
+    Raises:
+        ValueError: The features do not fit ``z``.
     """
     first, second = features[0], features[-1]
+    channels = sum(feature.shape[1] for feature in features)
+    sides = tuple(max(side // 2, 1) for side in first.shape[2:])
+    fits = (len(first), channels, *sides) == z.shape
+    if not fits or (len(first), first.shape[2:]) != (len(second), second.shape[2:]):
+        shapes = [tuple(feature.shape) for feature in features]
+        raise ValueError(f'features {shapes} do not fit a gate {tuple(z.shape)}')
     last = z.is_contiguous(memory_format=torch.channels_last)
     out = torch.empty(
         (*z.shape[:2], *first.shape[-2:]),

@@ -30,7 +30,7 @@ class PackedConv2d(nn.Conv2d):
         if _is_for_onednn(x, self.weight):
             return self._onednn(x)
         weight, bias = self.weight, self.bias
-        if _is_inference() and torch.is_autocast_enabled(x.device.type):
+        if _is_inference() and _is_autocast(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             fits = dtype, _state(bias)
             weight, bias = self._ready(partial(self._cast, dtype), *fits)
@@ -105,6 +105,11 @@ def _is_inference() -> bool:
         or torch.jit.is_tracing()
         or torch.compiler.is_compiling()
     )
+
+
+def _is_autocast(device: str) -> bool:
+    # of other devices, such as meta, torch does not know it
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:

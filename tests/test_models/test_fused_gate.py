@@ -7,7 +7,6 @@ from copy import deepcopy
 
 import pytest
 import torch
-from torch import nn
 
 from mmghostnetv2.models import DFCAttention, fold_norms
 from mmghostnetv2.models import dfc_attention as module
@@ -131,12 +130,37 @@ def test_other_attentions_are_not_fused(monkeypatch):
 
     class OnGpu:
         is_cuda = True
+        dtype = torch.float16
 
     for change in (
         dict(scaling='clip'),
         dict(scaling_position='after'),
         dict(up_sampling='bilinear'),
     ):
-        assert not DFCAttention(4, **change)._is_fusable(OnGpu, [nn.Identity()])
-    assert DFCAttention(4)._is_fusable(OnGpu, [nn.Identity()])
-    assert not DFCAttention(4)._is_fusable(OnGpu, [nn.Identity()] * 3)
+        assert not DFCAttention(4, **change)._is_fusable(OnGpu, [OnGpu])
+    assert DFCAttention(4)._is_fusable(OnGpu, [OnGpu])
+    assert not DFCAttention(4)._is_fusable(OnGpu, [OnGpu] * 3)
+
+    class Double(OnGpu):
+        dtype = torch.float64
+
+    assert not DFCAttention(4)._is_fusable(OnGpu, [OnGpu, Double])
+
+
+@NEEDS
+@pytest.mark.parametrize('shapes', [[(2, 5, 8, 8)], [(2, 6, 9, 16)], [(1, 6, 8, 8)]])
+def test_features_that_do_not_fit_are_refused(fused, shapes):
+    attention, x, _ = make((8, 8), (6,), torch.contiguous_format)
+    with pytest.raises(ValueError, match='do not fit a gate'):
+        fused(attention, x, [torch.ones(shape, device=DEVICE) for shape in shapes])
+
+
+@NEEDS
+@torch.no_grad()
+def test_convolutions_without_biases(fused, plain):
+    """Norms that were taken out, not folded."""
+    attention, x, features = make((8, 8), (6,), torch.contiguous_format)
+    for i in (1, 3, 5):
+        attention[i] = torch.nn.Identity()
+    out = fused(attention, x, features)
+    torch.testing.assert_close(out, plain(attention, x, features))
