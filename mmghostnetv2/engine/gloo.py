@@ -5,6 +5,7 @@ nothing in a single process or with a GPU. ``configs/_base_/gloo_cpu.py`` does a
 a config needs for it.
 """
 
+import atexit
 import os
 
 import torch
@@ -33,7 +34,8 @@ def join_processes() -> None:
     """Create the process group of a launcher's processes, unless there is one already.
 
     mmengine's runner leaves an existing group alone; the one it would create itself
-    needs a GPU.
+    needs a GPU. It is left at exit, as threads of a group that is still there may abort
+    a process that has done its work.
 
     Raises:
         ValueError: WORLD_SIZE is in the environment, but not all the rest that torchrun
@@ -42,6 +44,12 @@ def join_processes() -> None:
     launched = 'WORLD_SIZE' in os.environ
     if launched and not torch.cuda.is_available() and not distributed.is_initialized():
         distributed.init_process_group('gloo')
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 join_processes()

@@ -1,3 +1,6 @@
+import os
+import socket
+import subprocess
 import sys
 
 import pytest
@@ -41,6 +44,28 @@ def test_incomplete_environment(environ):
     environ.setenv('WORLD_SIZE', '2')
     with pytest.raises(ValueError, match='RANK expected, but not set'):
         join_processes()
+
+
+def test_the_group_is_left_at_exit():
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    values = dict(zip(RENDEZVOUS, ('1', '0', '127.0.0.1', port), strict=True))
+    code = (
+        'import atexit\n'
+        'from torch import distributed\n'
+        'atexit.register(lambda: print("there", distributed.is_initialized()))\n'
+        'import mmghostnetv2.engine.gloo\n'
+        'print("before", distributed.is_initialized())\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env=os.environ | values | {'CUDA_VISIBLE_DEVICES': ''},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ['before', 'True', 'there', 'False']
 
 
 def test_a_group_that_exists_is_kept(environ, group):
