@@ -6,15 +6,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PACKAGE = __name__.partition('.')[0]
+# up to which a 1x1 convolution on the CPU takes longer to call in oneDNN
+PIXELS = 1024
 
 
 class PackedConv2d(nn.Conv2d):
     """Convolution, and ReLU where it follows, with weights made ready once.
 
     On the CPU, in float32 and channels_last, oneDNN has them packed: by itself torch
-    packs them at each call, and computes a 1x1 convolution of a small batch, or on one
-    thread, by other and slower means. On a GPU they are cast once to the data type of
-    autocast, and a 1x1 convolution in channels_last is a product of matrices.
+    packs them at each call, and computes a large 1x1 convolution of a small batch, or
+    on one thread, by other and slower means. On a GPU they are cast once to the data
+    type of autocast. In channels_last a 1x1 convolution of few pixels, or on a GPU, is
+    a product of matrices.
 
     The copy is made for inference, at the first call and whenever weights, shape of the
     input, number of threads or data type changed. A change in place that torch does not
@@ -27,42 +30,51 @@ class PackedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) as the convolution does."""
-        if _is_for_onednn(x, self.weight):
-            return self._onednn(x)
-        weight, bias = self.weight, self.bias
-        if _is_inference() and _is_autocast(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            fits = dtype, _state(bias)
-            weight, bias = self._ready(partial(self._cast, dtype), *fits)
-            x = x.to(dtype)
-        if self._is_product(x):
-            # cuBLAS adds the bias, too, for which cuDNN's takes another kernel
-            x = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
-            x = x.permute(0, 3, 1, 2)
-        else:
-            x = self._conv_forward(x, weight, bias)
+        # nn.Module itself takes a tenth of a small layer's time to find them
+        try:
+            weight, bias = self._parameters['weight'], self._parameters['bias']
+        except KeyError:  # pruned or parametrised
+            weight, bias = self.weight, self.bias
+        if _is_inference():
+            if _is_autocast(x):
+                dtype = torch.get_autocast_dtype(x.device.type)
+                fits = dtype, _state(bias)
+                weight, bias = self._ready(partial(self._cast, dtype), weight, *fits)
+                x = x.to(dtype)
+            if self._is_product(x):
+                x = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
+                return (x.relu_() if self.relu else x).permute(0, 3, 1, 2)
+            if _is_for_onednn(x, weight):
+                return self._onednn(x, weight, bias)
+        x = self._conv_forward(x, weight, bias)
         return F.relu(x) if self.relu else x
 
     def _is_product(self, x: Tensor) -> bool:
-        """Tell whether this is one product of matrices, on a GPU in 16 bits."""
+        """Tell whether this is best computed as one product of matrices.
+
+        On a GPU, in 16 bits, cuBLAS adds the bias, too, for which cuDNN takes another
+        kernel. On the CPU a product takes less to call.
+        """
+        if x.is_cpu:
+            fits = x.dtype == torch.float32 and x.numel() <= PIXELS * self.in_channels
+        else:
+            fits = x.is_cuda and x.dtype in (torch.float16, torch.bfloat16)
         return (
-            x.is_cuda
-            and x.dtype in (torch.float16, torch.bfloat16)
-            and x.is_contiguous(memory_format=torch.channels_last)
+            fits
             and self.kernel_size == self.stride == (1, 1)
             and self.padding == (0, 0)
             and self.groups == 1
-            and _is_inference()
+            and x.is_contiguous(memory_format=torch.channels_last)
         )
 
-    def _onednn(self, x: Tensor) -> Tensor:
+    def _onednn(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         options = (self.padding, self.stride, self.dilation, self.groups)
         # packed for something else oneDNN would pack them again at each call
         fits = x.shape, torch.get_num_threads()
-        weight = self._ready(partial(self._pack, x.shape, options), *fits)
+        packed = self._ready(partial(self._pack, x.shape, options), weight, *fits)
         act = 'relu' if self.relu else 'none'
         return torch.ops.mkldnn._convolution_pointwise(
-            x, weight, self.bias, *options, act, [], ''
+            x, packed, bias, *options, act, [], ''
         )
 
     def _pack(self, shape: Sequence[int], options: tuple) -> Tensor:
@@ -72,9 +84,9 @@ class PackedConv2d(nn.Conv2d):
     def _cast(self, dtype: torch.dtype) -> list[Tensor | None]:
         return [None if w is None else w.to(dtype) for w in (self.weight, self.bias)]
 
-    def _ready(self, make: Callable[[], object], *fits) -> object:
+    def _ready(self, make: Callable[[], object], weight: Tensor, *fits) -> object:
         """Return what ``make`` makes of the weights, if need be."""
-        version = *fits, _state(self.weight)
+        version = *fits, _state(weight)
         if self.__dict__.get('_packed_version') != version:
             self._packed_weights, self._packed_version = make(), version
         return self._packed_weights
@@ -107,18 +119,19 @@ def _is_inference() -> bool:
     )
 
 
-def _is_autocast(device: str) -> bool:
+def _is_autocast(x: Tensor) -> bool:
+    if x.is_cpu:  # its name as a string takes longer
+        return torch.is_autocast_enabled('cpu')
     # of other devices, such as meta, torch does not know it
+    device = x.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.device.type == 'cpu'
+        x.is_cpu
         and x.dtype == weight.dtype == torch.float32
         and x.is_contiguous(memory_format=torch.channels_last)
-        and not torch.is_autocast_enabled('cpu')
-        and _is_inference()
     )
 
 

@@ -10,6 +10,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize, prune
 
 from mmghostnetv2.models import (
     GhostNet,
@@ -251,6 +252,47 @@ def test_packed_convolution(kwargs, x):
     with torch.no_grad():
         assert_close(packed(x), layers(x))
     assert '_packed_weights' in vars(packed[0])
+
+
+@pytest.mark.parametrize('relu', [False, True])
+@pytest.mark.parametrize(
+    ('kwargs', 'size', 'is_product'),
+    [
+        ({}, (1, 32, 32), True),
+        ({}, (2, 23, 23), False),  # of too many pixels
+        ({}, (3, 1, 1), True),
+        (dict(stride=2), (1, 6, 6), False),
+        (dict(padding=1), (1, 6, 6), False),
+        (dict(groups=2), (1, 6, 6), False),
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_pointwise_convolution(kwargs, size, is_product, relu):
+    """A product of matrices where that is faster, in the same memory format."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(8, 16, 1, **kwargs))
+    layers.append(nn.ReLU() if relu else nn.Identity())
+    packed = pack_convs(copy.deepcopy(layers))
+    images = torch.randn(size[0], 8, *size[1:])
+    x = images.contiguous(memory_format=torch.channels_last)
+    out = packed(x)
+    assert_close(out, layers(images))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert ('_packed_weights' in vars(packed[0])) != is_product
+
+
+@torch.no_grad()
+def test_weights_that_are_computed(x):
+    """They are no parameters of the convolution then."""
+    layers = make_layers()
+    packed = pack_convs(copy.deepcopy(layers))
+    packed(x)
+    for conv in (layers[0], packed[0]):
+        prune.random_unstructured(conv, 'bias', 0.5)
+        conv.bias_mask[:8], conv.bias_mask[8:] = 0, 1
+        parametrize.register_parametrization(conv, 'weight', nn.Tanh())
+    assert_close(packed(x), layers(x))
 
 
 class Counting(nn.Module):
