@@ -27,6 +27,8 @@ UP_SAMPLINGS = ('nearest', 'bilinear', 'bicubic')
 # values of one image in features that are made again in the backward pass; of fewer
 # ones there is less to save than it costs
 RECOMPUTED = 2**15
+# values of one image up to which 32 bits hold the kernels' offsets
+FUSED = 2**30
 # in which sums in float32 lose nothing
 KERNEL_TYPES = {torch.float16, torch.bfloat16, torch.float32}
 
@@ -230,8 +232,10 @@ class DFCAttention(nn.Sequential):
     def _is_fusable(self, x: Tensor, features: Sequence[Tensor]) -> bool:
         return (
             x.is_cuda
+            and type(x) is Tensor  # not a tracer's
             and not is_traced()
             and len(features) <= 2
+            and features[0].shape[1:].numel() <= FUSED
             and {x.dtype, *(f.dtype for f in features)} <= KERNEL_TYPES
             and features[0].dtype == features[-1].dtype
             and self.scaling == 'sigmoid'

@@ -192,7 +192,6 @@ class GhostNet(BaseModule):
         The weights are then those of a network built with ``deploy=True``.
         """
         pack_convs(fold_norms(self))
-        self.zero_init_residual = False  # of norms, which are gone
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -211,7 +210,7 @@ class GhostNet(BaseModule):
     def init_weights(self) -> None:
         """Initialise as ``zero_init_residual`` and ``init_cfg`` say, in this order."""
         self.init_cfg = use_released_init(self.init_cfg)
-        if self.zero_init_residual:
+        if self.zero_init_residual and not isinstance(self.bn1, nn.Identity):  # folded
             for block in chain(*self.blocks[: len(self.arch_settings)]):
                 for _, norm in (
                     block.ghost2.primary_conv,

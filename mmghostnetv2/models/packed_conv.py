@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -35,11 +36,11 @@ class PackedConv2d(nn.Conv2d):
             weight, bias = self._parameters['weight'], self._parameters['bias']
         except KeyError:  # pruned or parametrised
             weight, bias = self.weight, self.bias
-        if _is_inference():
+        if _is_inference(x):
             if _is_autocast(x):
                 dtype = torch.get_autocast_dtype(x.device.type)
-                fits = dtype, _state(bias)
-                weight, bias = self._ready(partial(self._cast, dtype), weight, *fits)
+                make = partial(_cast, weight, bias, dtype)
+                weight, bias = self._ready(make, (weight, bias), dtype)
                 x = x.to(dtype)
             if self._is_product(x):
                 x = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
@@ -71,35 +72,42 @@ class PackedConv2d(nn.Conv2d):
         options = (self.padding, self.stride, self.dilation, self.groups)
         # packed for something else oneDNN would pack them again at each call
         fits = x.shape, torch.get_num_threads()
-        packed = self._ready(partial(self._pack, x.shape, options), weight, *fits)
+        make = partial(_pack, weight, x.shape, options)
+        packed = self._ready(make, (weight,), *fits)
         act = 'relu' if self.relu else 'none'
         return torch.ops.mkldnn._convolution_pointwise(
             x, packed, bias, *options, act, [], ''
         )
 
-    def _pack(self, shape: Sequence[int], options: tuple) -> Tensor:
-        weight = self.weight.detach().to_mkldnn()
-        return torch.ops.aten.mkldnn_reorder_conv2d_weight(weight, *options, shape)
-
-    def _cast(self, dtype: torch.dtype) -> list[Tensor | None]:
-        return [None if w is None else w.to(dtype) for w in (self.weight, self.bias)]
-
-    def _ready(self, make: Callable[[], object], weight: Tensor, *fits) -> object:
+    def _ready(
+        self, make: Callable[[], object], weights: tuple[Tensor | None, ...], *fits
+    ) -> object:
         """Return what ``make`` makes of the weights, if need be."""
-        version = *fits, _state(weight)
-        if self.__dict__.get('_packed_version') != version:
-            self._packed_weights, self._packed_version = make(), version
-        return self._packed_weights
+        version = *fits, *map(_state, weights)
+        if self.__dict__.get('_packed', (None,))[0] != version:
+            # kept alive, so that no other weights get their address
+            alive = [weight.detach() for weight in weights if weight is not None]
+            self._packed = version, make(), alive
+        return self._packed[1]
 
     def train(self, mode: bool = True) -> 'PackedConv2d':
         """Set the mode, and forget the copy of the weights."""
-        self.__dict__.pop('_packed_version', None)
+        self.__dict__.pop('_packed', None)
         return super().train(mode)
 
     def __getstate__(self) -> dict:
         """Leave the packed copy, which cannot be copied or saved, to the first call."""
         state = super().__getstate__()
-        return {key: state[key] for key in state if not key.startswith('_packed_')}
+        return {key: state[key] for key in state if key != '_packed'}
+
+
+def _pack(weight: Tensor, shape: Sequence[int], options: tuple) -> Tensor:
+    weight = weight.detach().to_mkldnn()
+    return torch.ops.aten.mkldnn_reorder_conv2d_weight(weight, *options, shape)
+
+
+def _cast(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple:
+    return weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def _state(tensor: Tensor | None) -> tuple | None:
@@ -111,8 +119,9 @@ def _state(tensor: Tensor | None) -> tuple | None:
     return tensor.device, tensor.data_ptr(), changes
 
 
-def _is_inference() -> bool:
-    return not (
+def _is_inference(x: Tensor) -> bool:
+    # of other types are, for one, a tracer's
+    return type(x) is Tensor and not (
         torch.is_grad_enabled()
         or torch.jit.is_tracing()
         or torch.compiler.is_compiling()
@@ -120,6 +129,8 @@ def _is_inference() -> bool:
 
 
 def _is_autocast(x: Tensor) -> bool:
+    if x.dtype == torch.float64:  # autocast leaves it
+        return False
     if x.is_cpu:  # its name as a string takes longer
         return torch.is_autocast_enabled('cpu')
     # of other devices, such as meta, torch does not know it
@@ -150,9 +161,11 @@ def pack_convs(module: nn.Module) -> nn.Module:
     """
     if not torch.backends.mkldnn.is_available():
         return module
+    # in another place another layer may follow
+    places = Counter(m for _, m in module.named_modules(remove_duplicate=False))
     for conv in module.modules():
         usual = type(conv) is nn.Conv2d and conv.padding_mode == 'zeros'
-        if usual and isinstance(conv.padding, tuple):
+        if usual and isinstance(conv.padding, tuple) and places[conv] == 1:
             conv.__class__ = PackedConv2d
     _take_over(module, False)
     return module
@@ -164,7 +177,7 @@ def _take_over(parent: nn.Module, is_own: bool) -> None:
     if isinstance(parent, nn.Sequential):
         last = None
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.ReLU) and isinstance(last, PackedConv2d):
+            if type(child) is nn.ReLU and isinstance(last, PackedConv2d):
                 last.relu = True
                 child = nn.Identity()
                 setattr(parent, name, child)

@@ -4,6 +4,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .concat import is_traced
+
 
 class _RunningStatsKept:
     """Context in which a block's batch norms leave their running statistics alone.
@@ -21,14 +23,15 @@ class _RunningStatsKept:
         ]
 
     def __enter__(self) -> None:
-        self.momenta = [norm.momentum for norm in self.norms]
+        self.kept = [(n.momentum, n.num_batches_tracked.clone()) for n in self.norms]
         for norm in self.norms:
             norm.momentum = 0.0
 
     def __exit__(self, *exc_info) -> None:
-        for norm, momentum in zip(self.norms, self.momenta, strict=True):
+        # the forward pass may have ended early, where the rest needs no gradient
+        for norm, (momentum, batches) in zip(self.norms, self.kept, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked -= 1
+            norm.num_batches_tracked.copy_(batches)
 
 
 def recompute(block: nn.Module, x: Tensor) -> Tensor:
@@ -41,10 +44,7 @@ def recompute(block: nn.Module, x: Tensor) -> Tensor:
     Returns:
         Tensor: Its output.
     """
-    return checkpoint(
-        block,
-        x,
-        use_reentrant=False,
-        preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), _RunningStatsKept(block)),
-    )
+    options = {}
+    if not is_traced():  # a compiler updates the statistics once by itself
+        options['context_fn'] = lambda: (nullcontext(), _RunningStatsKept(block))
+    return checkpoint(block, x, use_reentrant=False, **options)

@@ -9,6 +9,7 @@ from mmcv.cnn import ConvModule, ConvWS2d
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize, prune
 
@@ -60,7 +61,7 @@ def test_same_features(network, layout, images):
         for out, expected in zip(deployed(x), network(x), strict=True):
             assert_close(out, expected)
     torch.set_num_threads(threads)
-    is_packed = '_packed_weights' in vars(deployed.conv_stem)
+    is_packed = '_packed' in vars(deployed.conv_stem)
     assert is_packed == (layout is torch.channels_last)
 
 
@@ -216,7 +217,9 @@ def test_packed_convolutions_are_folded(relu, images):
 def test_folded_config(images):
     """A config with the model's own type as base builds it folded."""
     cfg = dict(base='mmghostnetv2.GhostNetV2', out_indices=(2,))
+    cfg['zero_init_residual'] = True
     network = MODELS.build(dict(type='mmghostnetv2.Folded', **cfg))
+    network.init_weights()  # has no norms left to start at zero
     assert network.out_channels == (24,) and not network.training
     assert network.state_dict().keys() == (
         GhostNetV2(out_indices=(2,), deploy=True).state_dict().keys()
@@ -251,7 +254,7 @@ def test_packed_convolution(kwargs, x):
     assert [type(m) for m in packed] == [PackedConv2d, nn.Identity, nn.Identity]
     with torch.no_grad():
         assert_close(packed(x), layers(x))
-    assert '_packed_weights' in vars(packed[0])
+    assert '_packed' in vars(packed[0])
 
 
 @pytest.mark.parametrize('relu', [False, True])
@@ -279,7 +282,7 @@ def test_pointwise_convolution(kwargs, size, is_product, relu):
     out = packed(x)
     assert_close(out, layers(images))
     assert out.is_contiguous(memory_format=torch.channels_last)
-    assert ('_packed_weights' in vars(packed[0])) != is_product
+    assert ('_packed' in vars(packed[0])) != is_product
 
 
 @torch.no_grad()
@@ -292,7 +295,46 @@ def test_weights_that_are_computed(x):
         prune.random_unstructured(conv, 'bias', 0.5)
         conv.bias_mask[:8], conv.bias_mask[8:] = 0, 1
         parametrize.register_parametrization(conv, 'weight', nn.Tanh())
-    assert_close(packed(x), layers(x))
+    for factor in (1, -3, 2):
+        for conv in (layers[0], packed[0]):
+            conv.parametrizations.weight.original.mul_(factor)
+        assert_close(packed(x), layers(x))
+
+
+@pytest.mark.parametrize('amp', [False, True], ids=['onednn', 'autocast'])
+@torch.no_grad()
+def test_weights_at_an_address_that_others_had(amp, x):
+    layers = make_layers()
+    packed = pack_convs(copy.deepcopy(layers))
+    with torch.autocast('cpu', torch.bfloat16, enabled=amp, cache_enabled=False):
+        for factor in range(1, 5):
+            weights = {k: v * factor for k, v in layers.state_dict().items()}
+            out = torch.func.functional_call(packed, weights, (x,))
+            del weights
+            weights = {k: v * factor for k, v in layers.state_dict().items()}
+            assert_close(out, torch.func.functional_call(layers, weights, (x,)))
+            del weights
+
+
+@torch.no_grad()
+def test_convolution_in_two_places():
+    """Its ReLU follows it in one of them."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 8, 3)
+    layers = nn.Sequential(nn.Sequential(conv, nn.ReLU()), nn.Sequential(conv))
+    x = torch.randn(1, 8, 9, 9).to(memory_format=torch.channels_last)
+    expected = layers(x)
+    assert (expected < 0).any()
+    assert_close(pack_convs(layers)(x), expected)
+
+
+@torch.no_grad()
+def test_tensors_of_other_types(x):
+    """Such as those that trace a network without computing."""
+    packed = pack_convs(make_layers())
+    shape = make_layers()(x).shape
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert packed(mode.from_tensor(x)).shape == shape
 
 
 class Counting(nn.Module):
@@ -395,6 +437,8 @@ def test_other_types(x):
     packed.float(), layers.float()
     with torch.autocast('cpu', torch.bfloat16):
         out, expected = packed(x), layers(x)
+        packed.double(), layers.double()
+        assert torch.equal(packed(x.double()), layers(x.double()))  # autocast leaves it
     assert out.dtype == expected.dtype == torch.bfloat16
     assert torch.equal(out, expected)
 
@@ -415,6 +459,11 @@ def test_exports_take_the_usual_convolution(x, tmp_path):
     assert not [n for n in program.graph.nodes if 'mkldnn' in str(n.target)]
 
 
+class Shifted(nn.ReLU):
+    def forward(self, x):
+        return super().forward(x + 1)
+
+
 @torch.no_grad()
 def test_what_is_not_packed(x):
     """Subclasses, other paddings and a ReLU behind something else stay as they are."""
@@ -425,8 +474,10 @@ def test_what_is_not_packed(x):
         nn.Conv2d(8, 8, 1),
         nn.MaxPool2d(2),
         nn.ReLU(),
+        nn.Conv2d(8, 8, 1),
+        Shifted(),
     )
     packed = pack_convs(copy.deepcopy(layers))
     assert [type(m) for m in packed][:3] == [nn.Conv2d, nn.Conv2d, nn.ReLU]
-    assert len(packed) == 6 and not packed[3].relu
+    assert len(packed) == 8 and not packed[3].relu and not packed[6].relu
     assert_close(packed(x), layers(x))

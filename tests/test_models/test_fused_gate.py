@@ -131,20 +131,26 @@ def test_other_attentions_are_not_fused(monkeypatch):
     class OnGpu:
         is_cuda = True
         dtype = torch.float16
+        shape = torch.Size((1, 4, 8, 8))
 
+    class Double(OnGpu):
+        dtype = torch.float64
+
+    class Large(OnGpu):
+        shape = torch.Size((1, 4, 2**14, 2**14 + 1))
+
+    x = OnGpu()
+    monkeypatch.setattr(module, 'Tensor', OnGpu)
     for change in (
         dict(scaling='clip'),
         dict(scaling_position='after'),
         dict(up_sampling='bilinear'),
     ):
-        assert not DFCAttention(4, **change)._is_fusable(OnGpu, [OnGpu])
-    assert DFCAttention(4)._is_fusable(OnGpu, [OnGpu])
-    assert not DFCAttention(4)._is_fusable(OnGpu, [OnGpu] * 3)
-
-    class Double(OnGpu):
-        dtype = torch.float64
-
-    assert not DFCAttention(4)._is_fusable(OnGpu, [OnGpu, Double])
+        assert not DFCAttention(4, **change)._is_fusable(x, [x])
+    assert DFCAttention(4)._is_fusable(x, [x])
+    for features in ([x] * 3, [x, Double()], [Large()]):
+        assert not DFCAttention(4)._is_fusable(x, features)
+    assert not DFCAttention(4)._is_fusable(Double(), [x])  # of another type
 
 
 @NEEDS

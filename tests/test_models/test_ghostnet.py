@@ -228,6 +228,38 @@ def test_with_cp(cls, frozen_stages, images):
     )
 
 
+def train_both(plain, images, compiled=False):
+    """Take a step with blocks recomputed and without; all has to be the same."""
+    recomputed = copy.deepcopy(plain)
+    recomputed.with_cp = True
+    results = []
+    for network in (plain, recomputed):
+        torch.manual_seed(1)
+        run = network.train()
+        if compiled:
+            run = torch.compile(network, backend='aot_eager')
+        run(images(64, 64))[0].square().mean().backward()
+        grads = [p.grad for p in network.parameters() if p.requires_grad]
+        results.append([*grads, *network.buffers()])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_with_cp_compiled(images):
+    train_both(GhostNetV2(out_indices=(2,)), images, compiled=True)
+
+
+def test_with_cp_and_random_activations(images):
+    train_both(GhostNetV2(out_indices=(2,), act_cfg=dict(type='RReLU')), images)
+
+
+def test_with_cp_where_the_last_layers_need_no_gradient(images):
+    """A block is made again only as far as it has to be."""
+    network = GhostNetV2(out_indices=(2,)).requires_grad_(False)
+    network.blocks[1][0].ghost1.primary_conv[0].requires_grad_(True)
+    train_both(network, images)
+
+
 # ---- layers
 
 
