@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..deployment.runtimes import flatten, require_equal
+from ..deployment.runtimes import require_equal, tensors
 
 CUDA_RUNTIMES = ('torch', 'compiled', 'cudagraph')
 
@@ -58,7 +58,7 @@ def build_cuda_runner(
             graph.replay()
 
         run()
-    arrays = flatten(_to_cpu(outputs))
+    arrays = [tensor.float().cpu().numpy() for tensor in tensors(outputs)]
     require_equal(arrays, expected, 5e-2 if amp else 1e-3, runtime)
 
     def timed() -> None:
@@ -66,9 +66,3 @@ def build_cuda_runner(
         torch.cuda.synchronize()
 
     return timed
-
-
-def _to_cpu(outputs):
-    if isinstance(outputs, Tensor):
-        return outputs.float().cpu()
-    return [_to_cpu(output) for output in outputs]

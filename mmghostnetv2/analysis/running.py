@@ -8,18 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from ..deployment.runtimes import RUNTIMES
+from ..deployment.runtimes import RUNTIMES, tensors
 
 
 def random_images(shape: Sequence[int]) -> Tensor:
     """Return images of shape (N, C, H, W), from 0 to 1, always the same ones."""
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
-
-
-def _tensors(outputs: Tensor | Sequence) -> list[Tensor]:
-    if isinstance(outputs, Tensor):
-        return [outputs]
-    return [tensor for output in outputs for tensor in _tensors(output)]
 
 
 def training_step(
@@ -61,7 +55,7 @@ def training_step(
         torch.set_num_threads(threads)
         optimizer.zero_grad()
         with torch.autocast(device, enabled=amp):
-            outputs = _tensors(network(images))
+            outputs = tensors(network(images))
         loss = sum(output.float().square().mean() for output in outputs)
         scaler.scale(loss).backward()
         scaler.step(optimizer)

@@ -98,6 +98,26 @@ class _Padding:
         return layouts
 
 
+class _WithoutPadding:
+    """Hook that cuts what was added out of the outputs; the last stage's have none."""
+
+    def __init__(self, layouts: list[_Layout]) -> None:
+        self.layouts = layouts
+
+    def __call__(
+        self, backbone: GhostNet, args: tuple, outs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        cut = []
+        for index, out in zip(backbone.out_indices, outs, strict=True):
+            if index < len(self.layouts):
+                positions, size = self.layouts[index]
+                half, first = size // 2, (len(positions) + 1) // 2
+                parts = out[:, :first], out[:, half : half + len(positions) - first]
+                out = torch.cat(parts, dim=1)
+            cut.append(out)
+        return tuple(cut)
+
+
 def _convs(module: nn.Module) -> list[nn.Conv2d]:
     return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
 
@@ -120,7 +140,7 @@ def pad_ghost_channels(model: nn.Module, multiple: int) -> nn.Module:
 
     Raises:
         ValueError: ``multiple`` is below 1, or the network is another one, has norms
-            left, or another attention than DFC.
+            left, another attention than DFC, or been padded.
     """
     if multiple < 1:
         raise ValueError(f'multiple must be at least 1, got {multiple}')
@@ -136,19 +156,8 @@ def pad_ghost_channels(model: nn.Module, multiple: int) -> nn.Module:
                 raise ValueError(f'{name}: {kind.__name__} cannot be padded')
         elif [*module.parameters(recurse=False)] and not isinstance(module, nn.Conv2d):
             raise ValueError(f'{name}: {type(module).__name__} is to be folded first')
+    if any(type(h) is _WithoutPadding for h in backbone._forward_hooks.values()):
+        raise ValueError('the network is padded already')
     layouts = _Padding(multiple).backbone(backbone)
-
-    def without_padding(module, args, outs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Cut what was added out of the outputs; the last stage's has nothing of it."""
-        cut = []
-        for index, out in zip(backbone.out_indices, outs, strict=True):
-            if index < len(layouts):
-                half, channels = layouts[index].size // 2, len(layouts[index].positions)
-                first = (channels + 1) // 2
-                parts = out[:, :first], out[:, half : half + channels - first]
-                out = torch.cat(parts, dim=1)
-            cut.append(out)
-        return tuple(cut)
-
-    backbone.register_forward_hook(without_padding)
+    backbone.register_forward_hook(_WithoutPadding(layouts))
     return model

@@ -26,6 +26,13 @@ NEUTRAL = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs'
 NEUTRAL += ('PackSegInputs',)
 
 
+def _test_dataset(cfg: Config) -> dict:
+    dataset = cfg.test_dataloader.dataset if cfg.get('test_dataloader') else {}
+    while 'dataset' in dataset:  # wrapped
+        dataset = dataset.dataset
+    return dataset
+
+
 def dataset_meta(cfg: Config, checkpoint: str | None = None) -> dict:
     """Look up the classes and the palette: the checkpoint's or those of the test data.
 
@@ -41,9 +48,7 @@ def dataset_meta(cfg: Config, checkpoint: str | None = None) -> dict:
         saved = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
         meta = (saved.get('meta') or {}).get('dataset_meta') or {}
     if not meta.get('classes') and cfg.get('test_dataloader'):
-        dataset = cfg.test_dataloader.dataset
-        while 'dataset' in dataset:
-            dataset = dataset.dataset
+        dataset = _test_dataset(cfg)
         with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
             known = registry.get(dataset.type)
         meta = getattr(known, 'METAINFO', {}) | dict(dataset.get('metainfo') or {})
@@ -76,11 +81,8 @@ def preparation(cfg: Config, size: Sequence[int], dynamic: bool = False) -> dict
     """
     found = dict(resize='none', backend='cv2', interpolation='bilinear')
     found |= dict(pad_value=None, pad_to=None if dynamic else list(size), unknown=[])
-    dataset = cfg.test_dataloader.dataset if cfg.get('test_dataloader') else {}
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
     edge = None
-    for step in dataset.get('pipeline', []):
+    for step in _test_dataset(cfg).get('pipeline', []):
         kind = str(step.type).rpartition('.')[2]
         if kind in ('Resize', 'ResizeEdge'):
             for key in ('backend', 'interpolation'):

@@ -22,11 +22,16 @@ Session = Callable[[np.ndarray], list[np.ndarray]]
 TOLERANCE = 1e-4
 
 
-def flatten(outputs: Tensor | Sequence) -> list[np.ndarray]:
-    """List the arrays in a network's outputs: tensors, or sequences of them."""
+def tensors(outputs: Tensor | Sequence) -> list[Tensor]:
+    """List the tensors in a network's outputs: tensors, or sequences of them."""
     if isinstance(outputs, Tensor):
-        return [outputs.numpy()]
-    return [array for output in outputs for array in flatten(output)]
+        return [outputs]
+    return [tensor for output in outputs for tensor in tensors(output)]
+
+
+def flatten(outputs: Tensor | Sequence) -> list[np.ndarray]:
+    """List what :func:`tensors` does as arrays."""
+    return [tensor.numpy() for tensor in tensors(outputs)]
 
 
 def largest_error(ours: np.ndarray, theirs: np.ndarray) -> float:

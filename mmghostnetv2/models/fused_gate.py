@@ -204,7 +204,8 @@ def _backward(
     tl.store(grad_z + y * grad_z_h + x * grad_z_w, total, mask)
 
 
-def _launch(kernel, z, tensors, first, strided, **options) -> None:
+def _launch(kernel, tensors, strided, **options) -> None:
+    z, first = strided[:2]
     channels, *small = z.shape[1:]
     height, width = first.shape[-2:]
     # neighbouring threads take what lies side by side in memory
@@ -268,9 +269,7 @@ def fused_gate(
     weights = [w for conv in convs for w in (conv.weight, conv.bias)] or [z] * 4
     _launch(
         _forward,
-        z,
         (z, *weights, first, second, out),
-        first,
         (z, first, second, out),
         KERNEL=convs[0].weight.shape[-1] if convs else 0,
         DILATION=convs[0].dilation[-1] if convs else 1,
@@ -293,5 +292,5 @@ class FusedGate(Function):
         grads = [torch.empty_like(tensor) for tensor in (z, *features)]
         first, second = features[0], features[-1]
         tensors = z, first, second, grad, grads[0], grads[1], grads[-1]
-        _launch(_backward, z, tensors, first, tensors)
+        _launch(_backward, tensors, tensors)
         return tuple(grads)

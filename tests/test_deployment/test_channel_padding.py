@@ -1,6 +1,7 @@
 """Padded networks compute the same, and no half of theirs is part of a block."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -69,6 +70,10 @@ def test_model_with_a_backbone():
     expected = copy.deepcopy(model.backbone).eval()(x)[0]
     assert pad_ghost_channels(fold_norms(model), 8) is model
     torch.testing.assert_close(model.backbone(x)[0], expected, rtol=0, atol=1e-5)
+    restored = pickle.loads(pickle.dumps(model))
+    torch.testing.assert_close(restored.backbone(x)[0], expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match='is padded already'):
+        pad_ghost_channels(model, 16)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_tables(run, tool, monkeypatch, tmp_path):
         'ratio_median': '0.4',
         'ratio_upper': '0.45',
         'per_second': '40',
-        'megabytes': None,
+        'megabytes': '',
     }
     text = (tmp_path / 'benchmark.md').read_text()
     assert f'- `python tools/analysis_tools/benchmark.py {argv} --out-dir' in text
@@ -120,6 +120,11 @@ def test_growth(tool):
     sizes = [(10, 2.0, 5.0), (20, 32.0, 10.0), (40, 512.0, 20.0)]
     results = [result(f'1x{s}x{s}', time, memory) for s, time, memory in sizes]
     assert tool.growth(results)[-1] == '| torch | 1 | 1 | a | 2.00 | 0.50 |'
+    # other sides of as many pixels count, too, but not as more sizes
+    wide = result('1x20x80', 128.0, 20.0)
+    rows = [tool.growth(all_of)[-1] for all_of in ([*results, wide], [wide, *results])]
+    assert rows == ['| torch | 1 | 1 | a | 1.73 | 0.50 |'] * 2
+    assert tool.growth([*results[1:], wide]) == []
     # another batch is another curve
     assert tool.growth([*results[:2], results[2]._replace(images='2x40x40')]) == []
     results = [r._replace(megabytes=None) for r in results]
@@ -262,6 +267,7 @@ def test_plot_has_a_point_for_each_accuracy(tool, monkeypatch, tmp_path):
         ('a --images 1x0', "must be BATCHxSIDE or .*, got '1x0'"),
         ('a --images 1x2x3x4', "must be BATCHxSIDE or .*, got '1x2x3x4'"),
         ('a --threads 0', 'must be at least 1, got 0'),
+        ('a --threads x', 'must be a whole number, got x'),
         ('a --rounds 0', 'must be at least 1, got 0'),
         ('a --runtime tvm', "--device cpu takes --runtime onnx.*, got 'tvm'"),
         ('a --runtime cudagraph', "--device cpu takes --runtime .*, got 'cudagraph'"),

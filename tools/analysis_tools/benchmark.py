@@ -4,12 +4,12 @@ A NETWORK is a config of mmpretrain, mmdet or mmseg, by file or by name; timm:NA
 TIMMBackbone:NAME, which gives features of strides 4 to 32; or mmpretrain:NAME. Options
 follow a plus sign: +backbone, the backbone alone; +deploy, batch norms folded and
 convolutions packed; +pad8 or +pad16, as export_onnx.py --ort-pad; +channels_last, for
-torch. Models are timed from the normalised
-image to what the head returns.
+torch. Models are timed from the normalised image to what the head returns.
 
 Weights are random. Each network's outputs are first compared with torch's without
-options, within 1e-4 of their largest value. Then all networks run in turn, in another
-order in each round; ratios are taken within a round, to the first network.
+options, within 1e-4 of their largest value (on a GPU 1e-3, with --amp 5e-2); with
+--train --equal losses are. Then all networks run in turn, in another order in each
+round; ratios are taken within a round, to the first network.
 
 Example:
     python tools/analysis_tools/benchmark.py --equal timm:ghostnetv2_100 \
@@ -226,10 +226,10 @@ def growth(results):
     for result in results:
         batch, height, width = map(int, result.images.split('x'))
         key = result.runtime, result.threads, batch, result.network
-        settings.setdefault(key, {})[height * width] = result
-    for setting, by_size in settings.items():
-        pixels, of_setting = list(by_size), list(by_size.values())
-        if len(pixels) < 3:
+        settings.setdefault(key, []).append((height * width, result))
+    for setting, of_pixels in settings.items():
+        pixels, of_setting = zip(*of_pixels, strict=True)
+        if len(set(pixels)) < 3:
             continue
         costs = [[r.milliseconds.median for r in of_setting]]
         if of_setting[0].megabytes is not None:
@@ -255,8 +255,8 @@ def write_csv(results, path):
         for result in results:
             numbers = [*result.milliseconds, *result.ratio, result.per_second]
             cells = [f'{number:.5g}' for number in numbers]
-            if result.megabytes is not None:
-                cells.append(f'{result.megabytes:.1f}')
+            megabytes = result.megabytes
+            cells.append('' if megabytes is None else f'{megabytes:.1f}')
             writer.writerow([*result[:4], *cells])
 
 
