@@ -26,7 +26,8 @@ class GhostNet(BaseModule):
     Source: `GhostNet: More Features from Cheap Operations
     <https://arxiv.org/abs/1911.11907>`_. Parameters have the names and shapes of the
     released weights and of timm's ``ghostnet_100``. Stages past the deepest of
-    ``out_indices`` are not built, so that no parameter goes without gradient.
+    ``out_indices`` are not built, so that no parameter goes without gradient. There are
+    no gradients of gradients, nor those of ``torch.func``.
 
     Args:
         widen_factor (float): Width multiplier; every channel count becomes a
