@@ -228,7 +228,7 @@ def test_with_cp(cls, frozen_stages, images):
     )
 
 
-def train_both(plain, images, compiled=False):
+def assert_same_training(plain, images, compiled=False):
     """Take a step with blocks recomputed and without; all has to be the same."""
     recomputed = copy.deepcopy(plain)
     recomputed.with_cp = True
@@ -246,18 +246,20 @@ def train_both(plain, images, compiled=False):
 
 
 def test_with_cp_compiled(images):
-    train_both(GhostNetV2(out_indices=(2,)), images, compiled=True)
+    assert_same_training(GhostNetV2(out_indices=(2,)), images, compiled=True)
 
 
 def test_with_cp_and_random_activations(images):
-    train_both(GhostNetV2(out_indices=(2,), act_cfg=dict(type='RReLU')), images)
+    assert_same_training(
+        GhostNetV2(out_indices=(2,), act_cfg=dict(type='RReLU')), images
+    )
 
 
 def test_with_cp_where_the_last_layers_need_no_gradient(images):
     """A block is made again only as far as it has to be."""
     network = GhostNetV2(out_indices=(2,)).requires_grad_(False)
     network.blocks[1][0].ghost1.primary_conv[0].requires_grad_(True)
-    train_both(network, images)
+    assert_same_training(network, images)
 
 
 # ---- layers
