@@ -57,6 +57,18 @@ def config_path(name: str) -> str:
     return str(configs[stem])
 
 
+def read_config(name: str | Path) -> Config:
+    """Read a config by its path or, if there is no such file, by its name.
+
+    Args:
+        name (str | Path): Path, or one of :func:`list_configs`.
+
+    Raises:
+        ValueError: It is neither; close matches are named.
+    """
+    return Config.fromfile(name if Path(name).is_file() else config_path(str(name)))
+
+
 def init_model(
     config: str | Path | Config,
     checkpoint: str | None = None,
@@ -68,7 +80,7 @@ def init_model(
     checkpoint that leaves a parameter at random values.
 
     Args:
-        config (str | Path | Config): Config, or its file.
+        config (str | Path | Config): Config, or its file or name.
         checkpoint (str, optional): File or URL with all weights; released ones and
             timm's are fine for a classifier. Random weights by default.
         cfg_options (dict, optional): Changes of the config, keys with dots.
@@ -77,13 +89,12 @@ def init_model(
         nn.Module: The model in eval mode; its config is ``cfg``.
 
     Raises:
-        FileNotFoundError: There is no such config or checkpoint.
+        ValueError: There is no such config.
+        FileNotFoundError: There is no such checkpoint.
         RuntimeError: The checkpoint cannot be read, or is one of another model.
     """
     if not isinstance(config, Config):
-        if not Path(config).is_file():
-            raise FileNotFoundError(f'no such config: {config}')
-        config = Config.fromfile(config)
+        config = read_config(config)
     cfg = config.copy()
     cfg.merge_from_dict(cfg_options or {})
     init_default_scope(cfg.get('default_scope') or 'mmengine')

@@ -82,8 +82,16 @@ def load_from_url(filename: str, map_location=None):
         # a proxy's error page, for example, which would be met again every time
         raise RuntimeError(
             f'{path}, the download of {filename}, cannot be read; if it is damaged, '
-            f'remove it to download it again: {error}'
+            f'remove it to download it again: {_reason(error)}'
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file cannot be read, without torch's advice to unpickle unsafely."""
+    found = re.search(r'WeightsUnpickler error:\s*(.*)', str(error))
+    if found:
+        return f'it is no checkpoint, or unsafe to unpickle: {found[1]}'
+    return f'{type(error).__name__}: {error}'
 
 
 def _download(url: str) -> Path:
@@ -118,7 +126,9 @@ def read_weights(filename: str, map_location='cpu') -> dict[str, Tensor]:
         raise
     except Exception as error:
         # a damaged file can fail in any way; the reader must learn which file
-        raise RuntimeError(f'cannot read weights from {filename}: {error}') from error
+        raise RuntimeError(
+            f'cannot read weights from {filename}: {_reason(error)}'
+        ) from error
     weights = checkpoint
     if isinstance(checkpoint, Mapping):
         weights = checkpoint.get('state_dict', checkpoint)

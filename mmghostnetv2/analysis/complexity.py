@@ -7,6 +7,8 @@ from torch import nn
 
 OPERATORS = ('conv', 'linear')
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+# of a model, and of mmpretrain's TIMMBackbone
+BACKBONES = ('backbone', 'timm_model')
 
 
 def _analyze(network: nn.Module, size: int | tuple[int, int]) -> FlopAnalyzer:
@@ -53,8 +55,8 @@ def _blocks(
 ) -> Iterator[tuple[str, nn.Module]]:
     for name, child in module.named_children():
         path = f'{prefix}{name}'
-        if isinstance(child, CONTAINERS) or (inside and name == 'backbone'):
-            yield from _blocks(child, f'{path}.', name == 'backbone')
+        if isinstance(child, CONTAINERS) or (inside and name in BACKBONES):
+            yield from _blocks(child, f'{path}.', name in BACKBONES)
         else:
             yield path, child
 

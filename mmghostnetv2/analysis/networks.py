@@ -1,26 +1,11 @@
 """Networks by name, for what counts and times them."""
 
-from pathlib import Path
-
 import torch
-from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..apis import config_path, init_model
+from ..apis import init_model
 from ..deployment.channel_padding import pad_ghost_channels
 from ..models import fold_norms, pack_convs
-
-
-def read_config(name: str) -> Config:
-    """Read a config by its path or, if there is no such file, by its name.
-
-    Args:
-        name (str): Path, or one of :func:`mmghostnetv2.list_configs`.
-
-    Raises:
-        ValueError: It is neither; close matches are named.
-    """
-    return Config.fromfile(name if Path(name).is_file() else config_path(name))
 
 
 def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
@@ -54,6 +39,23 @@ def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
 
     model.__class__ = FixedRegions
     return model
+
+
+class Backbone(nn.Module):
+    """A backbone whose ``eval()`` and ``train()`` return it.
+
+    Those of mmpretrain's own return nothing.
+
+    Args:
+        backbone (nn.Module): The backbone.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor):
+        return self.backbone(x)
 
 
 class ChannelsLast(nn.Module):
@@ -93,8 +95,8 @@ def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
     """Build a network without weights that maps a batch of images to tensors.
 
     Args:
-        text (str): A config of mmpretrain, mmdet or mmseg, see :func:`read_config`,
-            without post-processing; ``timm:NAME``; ``TIMMBackbone:NAME``, timm's as
+        text (str): A config of mmpretrain, mmdet or mmseg, its file or name, without
+            post-processing; ``timm:NAME``; ``TIMMBackbone:NAME``, timm's as
             mmpretrain wraps it, with features of strides 4 to 32, for GhostNetV2 those
             of stages 1, 3, 5 and 7; or ``mmpretrain:NAME``, a model of mmpretrain's
             hub. ``+backbone`` behind it is the model's backbone alone; the other
@@ -114,14 +116,13 @@ def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
         if not hasattr(network, 'backbone'):
             raise ValueError(f'{name} has no part named backbone')
         network = network.backbone
-    # eval() and train() of mmpretrain's own backbones return nothing
-    return network if network.eval() is network else nn.Sequential(network)
+    return network if network.eval() is network else Backbone(network).eval()
 
 
 def _build(name: str, cfg_options: dict | None) -> nn.Module:
     library, _, model = name.partition(':')
     if not model:
-        return fix_regions(init_model(read_config(name), cfg_options=cfg_options))
+        return fix_regions(init_model(name, cfg_options=cfg_options))
     if cfg_options:
         raise ValueError(f'{name} is no config, so it takes no {min(cfg_options)}=')
     if library in ('timm', 'TIMMBackbone'):
@@ -136,10 +137,9 @@ def _build(name: str, cfg_options: dict | None) -> nn.Module:
         levels = (1, 2, 3, 4)
         return TIMMBackbone(model, features_only=True, out_indices=levels)
     if library == 'mmpretrain':
-        from mmpretrain import get_model
-        from mmpretrain.apis.model import ModelHub
+        from mmpretrain import get_model, list_models
 
-        if not ModelHub.has(model):
+        if model.lower() not in list_models():
             raise ValueError(f'mmpretrain has no model {model!r}')
         return get_model(model)
     raise ValueError(

@@ -10,28 +10,21 @@ from torch import Tensor
 from .check import sample_pixels
 from .networks import Normalize, PixelFormat
 
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.webp')
+SUFFIXES = {'.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 
 
-def read_calibration(
-    paths: Sequence[Path],
-    size: tuple[int, int],
-    pixels: PixelFormat | None,
-    number: int = 100,
-) -> Tensor:
-    """Read pictures as a network takes them, each stretched to its size.
+def find_pictures(paths: Sequence[Path], number: int = 100) -> list[Path]:
+    """Find the pictures for a calibration.
 
     Args:
         paths (Sequence[Path]): Pictures, or folders that are searched for some.
-        size (tuple[int, int]): Height and width.
-        pixels (PixelFormat, optional): How to normalise; not at all by default.
         number (int): Largest number of pictures; of more, evenly spaced ones count.
 
     Returns:
-        Tensor: Batches of one, (number, 1, 3, H, W).
+        list[Path]: Their files.
 
     Raises:
-        OSError: A file is missing, or no picture.
+        FileNotFoundError: A file is missing.
         ValueError: A folder has no pictures.
     """
     files = []
@@ -39,11 +32,32 @@ def read_calibration(
         found = [path]
         if path.is_dir():
             found = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES)
+        elif not path.exists():
+            raise FileNotFoundError(f'no such picture or folder: {path}')
         if not found:
             raise ValueError(f'{path} has no pictures')
         files += found
     chosen = np.linspace(0, len(files) - 1, min(number, len(files))).round()
-    arrays = [sample_pixels(size, files[int(i)]) for i in chosen]
+    return [files[int(i)] for i in chosen]
+
+
+def read_calibration(
+    files: Sequence[Path], size: tuple[int, int], pixels: PixelFormat | None
+) -> Tensor:
+    """Read pictures as a network takes them, each stretched to its size.
+
+    Args:
+        files (Sequence[Path]): Pictures.
+        size (tuple[int, int]): Height and width.
+        pixels (PixelFormat, optional): How to normalise; not at all by default.
+
+    Returns:
+        Tensor: Batches of one, (number, 1, 3, H, W).
+
+    Raises:
+        OSError: A file is no picture.
+    """
+    arrays = [sample_pixels(size, file) for file in files]
     images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float()
     if pixels is not None:
         images = Normalize(pixels)(images)

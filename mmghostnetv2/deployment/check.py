@@ -84,6 +84,8 @@ def _require_same_boxes(outputs, expected, side: int, runtime: str) -> str:
     """Match boxes of equal labels one to one; corners are compared by the side."""
     dets, labels = (output[0] for output in outputs)
     dets, labels = dets[labels >= 0], labels[labels >= 0]
+    if (np.diff(dets[:, 4]) > 0).any():
+        raise RuntimeError(f'{runtime} does not return the best boxes first')
     scale = np.array([*[side] * 4, 1])  # scores are of 1
     free, worst, missing = np.ones(len(dets), bool), 0.0, 0
     for det, label in zip(*(output[0] for output in expected), strict=True):

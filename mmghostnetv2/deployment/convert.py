@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .check import PIXELS_EQUAL, check, network_input, sample_pixels
-from .export import load_network, written
+from .export import load_network, require_free, written
 from .metadata import describe, save_metadata
 from .networks import deployable, find_task
 from .runtimes import (
@@ -90,9 +90,8 @@ def convert(
         check_runtime(runtime)
     except ImportError as error:
         sys.exit(f'{error}')
-    weights = args.out.with_suffix('.bin')
-    if args.out.suffix in ('.xml', '.param') and weights.exists() and not args.force:
-        sys.exit(f'{weights} exists; --force overwrites it')
+    if args.out.suffix in ('.xml', '.param'):
+        require_free([args.out.with_suffix('.bin')], args.force)
     model, network, shape = load_network(args)
     detector = args.output == 'predictions' and find_task(model) == 'detection'
     if detector and not suppresses:

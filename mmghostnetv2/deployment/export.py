@@ -1,11 +1,11 @@
 """What the tools that export have in common: arguments, the network, their files."""
 
 import argparse
-import shutil
+import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,12 +14,10 @@ from torch import nn
 
 from ..apis import init_model
 from ..arguments import at_least_one
+from ..errors import exit_with_message
 from ..models import fold_norms
 from .metadata import metadata_path
 from .networks import OUTPUTS, deployable
-
-# what a wrong model, a wrong file or a full disk raises
-ERRORS = (OSError, RuntimeError, ValueError)
 
 
 def export_parser(doc: str, suffix: str) -> argparse.ArgumentParser:
@@ -44,7 +42,7 @@ def export_parser(doc: str, suffix: str) -> argparse.ArgumentParser:
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('config', metavar='CONFIG', help='config file of mmpretrain, mmdet or mmseg')
+    add('config', metavar='CONFIG', help='config file, or the name of one of ours')
     add(
         'checkpoint',
         metavar='CHECKPOINT',
@@ -114,19 +112,15 @@ def load_network(
     if len(args.shape) > 2:
         sys.exit(f'--shape takes height and width, got {len(args.shape)} numbers')
     height, width = args.shape[0], args.shape[-1]
-    for path in (args.out, metadata_path(args.out)):
-        if path.exists() and not args.force:
-            sys.exit(f'{path} exists; --force overwrites it')
+    require_free([args.out, metadata_path(args.out)], args.force)
     if args.image and not args.check:
         sys.exit('--image is for --check')
-    try:
+    with exit_with_message():
         model = init_model(args.config, args.checkpoint, args.cfg_options)
         folded = fold_norms(deepcopy(model))
         if change is not None:
             change(folded)
         network = deployable(folded, args.output, args.with_preprocess)
-    except ERRORS as error:
-        sys.exit(f'{type(error).__name__}: {error}')
     divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1) or 1
     if height % divisor or width % divisor:
         sys.exit(
@@ -136,11 +130,26 @@ def load_network(
     return model, network, (1, 3, height, width)
 
 
+def require_free(paths: Iterable[Path], force: bool) -> None:
+    """Exit with a message where a file is there and must not be overwritten.
+
+    Args:
+        paths (Iterable[Path]): Files to write.
+        force (bool): Whether files may be overwritten; folders may not.
+    """
+    for path in paths:
+        if path.is_dir():
+            sys.exit(f'{path} is a folder')
+        if path.exists() and not force:
+            sys.exit(f'{path} exists; --force overwrites it')
+
+
 @contextmanager
 def written(out: Path) -> Iterator[Path]:
     """Let files appear together once all are complete, or none of them.
 
-    An expected error ends the tool with a message.
+    An error inside ends the tool with a message; so does a folder in which nothing can
+    be written, before the work.
 
     Args:
         out (Path): File to write. Its folder is made where there is none.
@@ -149,11 +158,18 @@ def written(out: Path) -> Iterator[Path]:
         Path: Where to write it, in a folder of its own with the same name. What else is
         written there goes to the folder of ``out``, too.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    target = out.parent
+    made = [folder for folder in (target, *target.parents) if not folder.exists()]
+    with exit_with_message():
         try:
-            yield Path(folder, out.name)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            for path in sorted(Path(folder).iterdir()):
-                shutil.move(path, out.parent / path.name)
-        except (ImportError, *ERRORS) as error:
-            sys.exit(f'{type(error).__name__}: {error}')
+            target.mkdir(parents=True, exist_ok=True)
+            # where moving a file is to rename it
+            with tempfile.TemporaryDirectory(prefix='.export-', dir=target) as folder:
+                yield Path(folder, out.name)
+                for path in sorted(Path(folder).iterdir()):
+                    os.replace(path, target / path.name)
+        except BaseException:
+            for folder in made:
+                with suppress(OSError):  # not made, or in use
+                    folder.rmdir()
+            raise

@@ -195,7 +195,9 @@ def _open_ncnn(path: Path, threads: int) -> Session:
     for name in 'fp16_packed', 'fp16_storage', 'fp16_arithmetic', 'bf16_storage':
         setattr(net.opt, f'use_{name}', False)
     if net.load_param(str(path)) or net.load_model(str(path.with_suffix('.bin'))):
-        raise RuntimeError(f'ncnn cannot read {path}, or lacks one of its operators')
+        raise RuntimeError(
+            f'ncnn cannot read {path.name}, or lacks one of its operators'
+        )
     names = sorted(net.output_names(), key=lambda name: int(name.removeprefix('out')))
 
     def run(x: np.ndarray) -> list[np.ndarray]:
@@ -207,7 +209,7 @@ def _open_ncnn(path: Path, threads: int) -> Session:
             extractor.input('in0', ncnn.Mat(image).clone())
             found = [extractor.extract(name) for name in names]
             if any(status for status, _ in found):
-                raise RuntimeError(f'ncnn cannot run {path}')
+                raise RuntimeError(f'ncnn cannot run {path.name}')
             return [np.array(mat)[None] for _, mat in found]
 
     return run

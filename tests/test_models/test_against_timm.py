@@ -87,3 +87,28 @@ def test_same_gradients(pair, images):
         torch.testing.assert_close(
             parameter.grad, gradients[name].grad, rtol=1e-6, atol=1e-9, msg=name
         )
+
+
+def saved_bytes(forward, batch):
+    """Return how much memory a forward pass keeps for the backward pass."""
+    storages = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage  # alive, so that no address comes twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward(batch)
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def test_less_memory_in_training(images):
+    """Of the activations no more than three quarters of timm's are kept."""
+    peer, ours = timm.create_model('ghostnetv2_100').train(), GhostNetV2().train()
+    batch = images(224, 224)
+    theirs = saved_bytes(peer.forward_features, batch)
+    weights = sum(p.nbytes for p in ours.parameters())
+    assert saved_bytes(ours, batch) - weights < 0.75 * (theirs - weights)
+    ours.with_cp = True
+    assert saved_bytes(ours, batch) - weights < 0.4 * (theirs - weights)

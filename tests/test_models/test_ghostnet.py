@@ -212,7 +212,7 @@ def test_with_cp(cls, frozen_stages, images):
         kept.append(sum(saved))
         sum(out.square().mean() for out in outs).backward()
         network.outs = outs
-    assert kept[1] < kept[0] / 2
+    assert kept[1] < 0.4 * kept[0]
     for a, b in zip(recomputed.outs, plain.outs, strict=True):
         assert torch.equal(a, b)
     others = dict(plain.named_parameters())

@@ -291,4 +291,12 @@ def test_bad_arguments_are_named(tool, capsys, tmp_path, monkeypatch, argv, mess
 
 def test_unknown_network(tool, tmp_path):
     message = fail(tool, tmp_path, 'ghostnetv2_100_in')
-    assert message.startswith("ValueError: no config is named 'ghostnetv2_100_in'")
+    expected = "ghostnetv2_100_in: ValueError: no config is named 'ghostnetv2_100_in'"
+    assert message.startswith(expected)
+
+
+def test_images_of_a_wrong_size(tool, tmp_path):
+    """As they are given, not as the network meets them."""
+    name = 'yolov3_ghostnetv2_320_digits'
+    message = fail(tool, tmp_path, name, '--images', '1x33')
+    assert message.startswith(f'{name}, images of (1, 3, 33, 33): RuntimeError: ')

@@ -414,14 +414,14 @@ def test_files_that_are_missing_or_damaged_are_named(
     arguments = [str(classifier.config), classifier.checkpoint, str(picture[0])]
     file = tmp_path / Path(arguments[number]).name
     arguments[number] = str(file)
-    missing = ('no such config', 'can not be found', 'no image')[number]
+    missing = ('no config is named', 'can not be found', 'no image')[number]
     with pytest.raises(
         SystemExit, match=f'{missing}.*{file.name}|{file.name} {missing}'
     ):
         tool.main(arguments)
     if number > 0:
         file.write_bytes(b'nothing of the kind')
-        damaged = ('', 'cannot read weights from', 'no image')[number]
+        damaged = ('', 'RuntimeError: cannot read weights from', 'no image')[number]
         with pytest.raises(SystemExit, match=f'^{damaged}.*{file.name}'):
             tool.main(arguments)
 

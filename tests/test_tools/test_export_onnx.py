@@ -1,6 +1,7 @@
 """tools/deployment/export_onnx.py: its files, its check and what it refuses."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -137,10 +138,13 @@ def test_bad_arguments_are_named(trained, fails, tmp_path):
     assert 'must end in .onnx, got a.pt' in fails(config, *shape, out='a.pt')
     assert 'required: --shape' in fails(config)
     assert 'must be at least 1, got 0' in fails(config, '--shape', 0)
+    assert 'must be at least 1, got 0' in fails(config, *shape, '--ort-pad', 0)
+    message = fails(config, '--shape', 32, '--dynamic')
+    assert '--dynamic takes sides of 33 pixels and more' in message
     assert 'height and width, got 3 numbers' in fails(config, '--shape', 1, 2, 3)
     message = fails(config, '--shape', 64, 100)
     assert '64 100' in message and 'multiples of 32' in message
-    assert 'no such config: none.py' in fails('none.py', *shape)
+    assert "no config is named 'none.py'" in fails('none.py', *shape)
     assert 'none.pth' in fails(config, 'none.pth', *shape)
     assert '--image is for --check' in fails(config, *shape, '--image', image)
     missing = tmp_path / 'none.jpg'
@@ -148,6 +152,45 @@ def test_bad_arguments_are_named(trained, fails, tmp_path):
     # of a config with other classes
     other = config_path('yolov3_ghostnetv2_320')
     assert 'is of another network' in fails(other, weights, *shape)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('model = dict(', 'SyntaxError: '),
+        ('a = 1', "AttributeError: .* no attribute 'model'"),
+        ("model = dict(type='Nope')", 'Nope is not in the .* registry'),
+        (f"{DETECTOR}\nmodel['nope'] = 1", "TypeError: .* argument 'nope'"),
+    ],
+)
+def test_bad_configs_are_named(fails, tmp_path, text, message):
+    path = tmp_path / 'bad.py'
+    path.write_text(text)
+    assert re.search(message, fails(path, '--shape', 64))
+
+
+def test_where_nothing_can_be_written(tool, trained, tmp_path, monkeypatch):
+    """It is known before the work, and a folder is not written into by --force."""
+    monkeypatch.setattr(tool, 'to_onnx', None)
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder.onnx').mkdir()
+    for name, message in {
+        'file/a.onnx': 'Error: .*file',
+        'folder.onnx': 'folder.onnx is a folder',
+    }.items():
+        out = ['--out', str(tmp_path / name), '--force']
+        with pytest.raises(SystemExit, match=message):
+            tool.main([*trained[:2], '--shape', '64', *out])
+    assert not list((tmp_path / 'folder.onnx').iterdir())
+
+
+def test_errors_of_the_runtime_are_named(tool, trained, fails, monkeypatch):
+    """ONNX Runtime's are of types of its own."""
+    monkeypatch.setattr(
+        tool, 'to_onnx', lambda network, shape, path, dynamic: path.write_text('none')
+    )
+    message = fails(*trained[:2], '--shape', '64', '--check')
+    assert 'InvalidProtobuf: ' in message and '\n' not in message.strip()
 
 
 def test_models_that_cannot_be_exported_are_named(fails):

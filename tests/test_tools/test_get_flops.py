@@ -122,6 +122,25 @@ def test_changed_config_and_backbone(run):
     assert rows['**all**'][1:3] == [str(parameters), str(macs)]
 
 
+@pytest.mark.parametrize(
+    ('name', 'block'),
+    [
+        ('mmpretrain:mobilenet-v2_8xb32_in1k', 'backbone.layer7.0'),
+        ('mobilenetv2_100_in1k+backbone', 'backbone.layer7.0'),
+        ('TIMMBackbone:mobilenetv2_100', 'backbone.timm_model.blocks.6.0'),
+    ],
+)
+def test_networks_of_others(run, name, block):
+    """Block by block, too; the three have the same last inverted residual."""
+    pytest.importorskip('mmpretrain')
+    pytest.importorskip('timm')
+    rows = run(name, '--shape', '64')
+    weights = 160 * 960 + 9 * 960 + 960 * 320
+    norms = 2 * (960 + 960 + 320)
+    costs = [str(weights + norms), str(4 * weights)]  # at 2 x 2 pixels
+    assert rows[block][:3] == ['InvertedResidual', *costs]
+
+
 class Odd(nn.Module):
     def __init__(self):
         super().__init__()

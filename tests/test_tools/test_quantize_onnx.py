@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mmghostnetv2.deployment.calibration import read_calibration
+from mmghostnetv2.deployment.calibration import find_pictures, read_calibration
 from mmghostnetv2.deployment.check import sample_pixels
 from mmghostnetv2.deployment.networks import PixelFormat
 from mmghostnetv2.deployment.runtimes import RUNTIMES
@@ -91,7 +91,8 @@ def test_all_but_the_last_layer_becomes_integers(exported, tmp_path, capsys):
     meta = json.loads(out.with_name('int8.onnx.json').read_text())
     assert meta == META | dict(int8=True)
     assert out.stat().st_size < 0.5 * path.stat().st_size
-    images = read_calibration([folder], (24, 32), PixelFormat(False, *stats()))[0]
+    pictures = find_pictures([folder])
+    images = read_calibration(pictures, (24, 32), PixelFormat(False, *stats()))[0]
     with torch.no_grad():
         expected = network(images).numpy()
     for runtime in ('onnxruntime', 'openvino'):
@@ -109,7 +110,7 @@ def stats():
 def test_calibration_images(exported):
     """As the network takes them: the order of channels, and normalised."""
     _, _, folder = exported
-    raw = read_calibration([folder], (24, 32), None)
+    raw = read_calibration(find_pictures([folder]), (24, 32), None)
     assert raw.shape == (3, 1, 3, 24, 32) and raw.is_contiguous()
     first = np.asarray(Image.open(folder / '0.png')).transpose(2, 0, 1)
     assert np.array_equal(raw[0, 0], first)
@@ -118,8 +119,8 @@ def test_calibration_images(exported):
     )
     blue = (first[2] - 100.0) / 50
     np.testing.assert_allclose(normal[0, 0, 0], blue, rtol=1e-6)
-    two = read_calibration([folder, folder / '1.png'], (24, 32), None, number=2)
-    assert torch.equal(two[0], raw[0]) and torch.equal(two[1], raw[1])
+    two = find_pictures([folder, folder / '1.png'], number=2)
+    assert two == [folder / '0.png', folder / '1.png']
 
 
 @pytest.mark.parametrize(
@@ -142,13 +143,37 @@ def test_calibration_images(exported):
             'cannot identify image file .*1.png',
         ),
         (
+            lambda path, folder: folder.rename(folder.with_name('others')),
+            '',
+            'no such picture or folder: .*pictures',
+        ),
+        (lambda path, folder: path.write_text('none'), '', 'model.onnx: DecodeError'),
+        (
+            lambda path, folder: path.with_name('model.onnx.json').write_text('{'),
+            '',
+            'model.onnx.json: JSONDecodeError',
+        ),
+        (
+            lambda path, folder: path.with_name('model.onnx.json').write_text('{}'),
+            '',
+            "model.onnx.json: KeyError: 'input'",
+        ),
+        (
+            lambda path, folder: path.with_name('model.onnx.json').write_text(
+                json.dumps(META | dict(int8=True))
+            ),
+            '',
+            'model.onnx has eight bits already',
+        ),
+        (
             lambda path, folder: path.with_name('out.onnx').touch(),
             '',
             'out.onnx exists; --force overwrites it',
         ),
         (None, '--out out.xml', 'must end in .onnx, got out.xml'),
     ],
-    ids=['model', 'description', 'pictures', 'picture', 'out', 'suffix'],
+    ids=['model', 'description', 'pictures', 'picture', 'folder', 'no model']
+    + ['no json', 'no description', 'int8', 'out', 'suffix'],
 )
 def test_bad_arguments(exported, tmp_path, capsys, change, options, message):
     _, path, folder = exported

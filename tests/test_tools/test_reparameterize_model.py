@@ -273,8 +273,13 @@ def test_bad_arguments_are_named(tool, trained, folded, tmp_path, capsys):
 
     again = tmp_path / 'again.pth'
     assert 'must end in .pth, got a.pt' in fails(*source, 'a.pt')
-    assert 'no such config: b.py' in fails('b.py', source[1], again)
+    assert "no config is named 'b.py'" in fails('b.py', source[1], again)
     assert f'{weights} exists; --force' in fails(*source, weights)
+    bad = tmp_path / 'bad.py'
+    bad.write_text('model = dict(')
+    assert f'{bad}: SyntaxError' in fails(bad, source[1], again)
+    assert 'TypeError: ' in fails(*source, again, '--cfg-options', 'model.a=1')
+    assert 'Error: ' in fails(*source, bad / 'a.pth')
     Path(weights).unlink()
     assert f'{config} exists; --force' in fails(*source, weights)
     tool.main([*source, weights, '--force'])

@@ -61,6 +61,7 @@ from mmghostnetv2.analysis.networks import (
 from mmghostnetv2.analysis.running import random_images, start, training_step
 from mmghostnetv2.arguments import at_least_one
 from mmghostnetv2.deployment.runtimes import TOLERANCE, flatten, require_equal
+from mmghostnetv2.errors import exit_with_message
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ('timm', 'mmpretrain', 'mmdet')
@@ -90,7 +91,8 @@ def build_networks(args):
     networks = {}
     for name in args.networks:
         torch.manual_seed(0)
-        network = build_network(name, options_of(name, args))
+        with exit_with_message(name):
+            network = build_network(name, options_of(name, args))
         if args.equal and networks:
             copy_weights(networks[args.networks[0]], network)
         else:
@@ -110,9 +112,10 @@ def require_equal_to(first, name, outputs, expected, tolerance=TOLERANCE):
 
 def compute_expected(networks, shape, args):
     """Compute the outputs of all networks in torch, {name: arrays}."""
-    images = random_images(shape)
-    with torch.no_grad():
-        expected = {name: flatten(net(images)) for name, net in networks.items()}
+    images, expected = random_images(shape), {}
+    for name, network in networks.items():
+        with torch.no_grad(), exit_with_message(f'{name}, images of {shape}'):
+            expected[name] = flatten(network(images))
     if args.equal:
         first = args.networks[0]
         for name, outputs in expected.items():
@@ -447,7 +450,7 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     results = []
-    try:
+    with exit_with_message():
         machine = describe_machine()
         networks = build_networks(args)
         settings = list(product(args.runtime, args.threads))
@@ -457,8 +460,6 @@ def main(argv=None):
                 results += measure(networks, expected, shape, runtime, threads, args)
             done = f'{number} of {len(args.images)} shapes of images'
             print(done, file=sys.stderr, flush=True)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        sys.exit(f'{type(error).__name__}: {error}')
     results.sort(key=lambda result: args.runtime.index(result.runtime))
 
     what = 'a training step' if args.train else 'inference'

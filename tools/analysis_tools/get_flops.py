@@ -13,12 +13,12 @@ Example:
 """
 
 import argparse
-import sys
 
 from mmengine.config import DictAction
 
 from mmghostnetv2.analysis.complexity import count_blocks
 from mmghostnetv2.analysis.networks import build_network, split_options
+from mmghostnetv2.errors import exit_with_message
 
 
 def tabulate(blocks):
@@ -73,17 +73,12 @@ def main(argv=None):
     if len(args.shape) > 2 or min(args.shape) < 1:
         parser.error(f'--shape takes one or two sides from 1 up, got {args.shape}')
     height, width = args.shape[0], args.shape[-1]
-    try:
+    with exit_with_message(args.network):
         refuse_options(args.network)
         network = build_network(args.network, args.cfg_options)
-    except Exception as error:  # a config is a program, whose errors are of any type
-        message = f'{args.network}: {type(error).__name__}: {error}'
-        sys.exit(' '.join(message.split()))
-    try:
+    where = f'{args.network} cannot be counted at {height}x{width} pixels'
+    with exit_with_message(where):
         blocks = count_blocks(network, (height, width))
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        message = f'{args.network} cannot be counted at {height}x{width} pixels: '
-        sys.exit(' '.join(f'{message}{type(error).__name__}: {error}'.split()))
     print(f'{args.network}, one image of {height}x{width} pixels', end='\n\n')
     print('\n'.join(tabulate(blocks)))
 

@@ -120,12 +120,13 @@ def open_file(path, threads, openvino):
 def tabulate(metrics, seconds):
     """Write what was found as lines of Markdown."""
     first = next(iter(seconds))
-    names = list(metrics[first])
+    # a metric is left out where nothing is found
+    names = list(dict.fromkeys(name for found in metrics.values() for name in found))
     ratios = paired_ratios(seconds, first)
     lines = [f'| file | {" | ".join(names)} | ms | ratio |']
     lines.append('| --- ' * (len(names) + 3) + '|')
     for file, values in metrics.items():
-        cells = [f'{values.get(name, 0):.3f}' for name in names]
+        cells = [f'{values[x]:.3f}' if x in values else 'none' for x in names]
         cells.append(f'{1e3 * quartiles(seconds[file]).median:.2f}')
         cells.append(f'{ratios[file].median:.3f}')
         lines.append(f'| {file} | {" | ".join(cells)} |')

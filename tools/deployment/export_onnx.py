@@ -12,12 +12,16 @@ Example:
 
 import sys
 
+from mmghostnetv2.arguments import at_least_one
 from mmghostnetv2.deployment.channel_padding import pad_ghost_channels
 from mmghostnetv2.deployment.check import check, sample_pixels
 from mmghostnetv2.deployment.export import export_parser, load_network, written
 from mmghostnetv2.deployment.metadata import describe, save_metadata
 from mmghostnetv2.deployment.runtimes import RUNTIMES, check_runtime
 from mmghostnetv2.deployment.to_onnx import to_onnx
+
+# a graph of free sizes cannot tell that features are of one pixel, as these would be
+SMALLEST = 33
 
 
 def main(argv=None):
@@ -31,11 +35,13 @@ def main(argv=None):
     add(
         '--ort-pad',
         metavar='N',
-        type=int,
+        type=at_least_one,
         help='pad the halves of Ghost modules with zeros to multiples of N channels, '
         "for ONNX Runtime's blocked layout",
     )
     args = parser.parse_args(argv)
+    if args.dynamic and min(args.shape) < SMALLEST:
+        parser.error(f'--dynamic takes sides of {SMALLEST} pixels and more')
     try:
         check_runtime('onnxruntime')
     except ImportError as error:

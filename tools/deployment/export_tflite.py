@@ -17,11 +17,12 @@ Example:
 
 from pathlib import Path
 
-from mmghostnetv2.deployment.calibration import read_calibration
+from mmghostnetv2.deployment.calibration import find_pictures, read_calibration
 from mmghostnetv2.deployment.convert import convert
 from mmghostnetv2.deployment.export import export_parser
 from mmghostnetv2.deployment.networks import pixel_format
 from mmghostnetv2.deployment.runtimes import quantize_litert, to_litert
+from mmghostnetv2.errors import exit_with_message
 
 
 def main(argv=None):
@@ -35,12 +36,15 @@ def main(argv=None):
         'give; folders are searched for pictures',
     )
     args = parser.parse_args(argv)
+    with exit_with_message():
+        pictures = find_pictures(args.int8 or [])
 
     def quantize(model, path):
-        if args.int8:
+        if pictures:
             size = args.shape[0], args.shape[-1]
             pixels = None if args.with_preprocess else pixel_format(model)
-            quantize_litert(path, read_calibration(args.int8, size, pixels))
+            quantize_litert(path, read_calibration(pictures, size, pixels))
+            print(f'quantised by {len(pictures)} pictures, not compared any more')
 
     convert(args, 'litert', 'LiteRT', to_litert, finish=quantize)
 

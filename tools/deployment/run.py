@@ -100,7 +100,10 @@ def open_ncnn(path, threads):
     def run(images):
         with net.create_extractor() as extractor:
             extractor.input('in0', ncnn.Mat(images[0]).clone())
-            return [np.array(extractor.extract(name)[1])[None] for name in names]
+            found = [extractor.extract(name) for name in names]
+            if any(status for status, _ in found):
+                raise RuntimeError(f'ncnn cannot run {path.name}')
+            return [np.array(mat)[None] for _, mat in found]
 
     return run
 

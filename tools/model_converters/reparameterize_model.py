@@ -18,7 +18,6 @@ Example:
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,10 @@ from torch import nn
 
 from mmghostnetv2 import init_model
 from mmghostnetv2.analysis.networks import fix_regions
+from mmghostnetv2.apis import read_config
+from mmghostnetv2.deployment.export import require_free, written
 from mmghostnetv2.deployment.runtimes import flatten, require_equal
+from mmghostnetv2.errors import exit_with_message
 from mmghostnetv2.models import fold_norms
 
 TOLERANCE = 1e-5
@@ -93,7 +95,7 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('config', metavar='CONFIG', help='config file')
+    add('config', metavar='CONFIG', help='config file, or the name of one of ours')
     add('checkpoint', metavar='CHECKPOINT', help='file or URL with the weights')
     add('out', metavar='OUT', type=Path, help='NAME.pth to write, beside it NAME.py')
     add('--force', action='store_true', help='overwrite both')
@@ -108,21 +110,15 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.out.suffix != '.pth':
         parser.error(f'OUT must end in .pth, got {args.out}')
-    if not Path(args.config).is_file():
-        parser.error(f'no such config: {args.config}')
     config_file = args.out.with_suffix('.py')
-    for path in (args.out, config_file):
-        if path.exists() and not args.force:
-            parser.error(f'{path} exists; --force overwrites it')
-    config = Config.fromfile(args.config)
-    config.merge_from_dict(args.cfg_options)
-    try:
+    require_free([args.out, config_file], args.force)
+    with exit_with_message(args.config):
+        config = read_config(args.config)
+        config.merge_from_dict(args.cfg_options)
+    with written(args.out) as path:
         config, checkpoint = reparameterize(config, args.checkpoint)
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f'{type(error).__name__}: {error}')
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(checkpoint, args.out)
-    config.dump(config_file)
+        torch.save(checkpoint, path)
+        config.dump(path.with_suffix('.py'))
     print(f'wrote {args.out} and {config_file}')
 
 

@@ -30,6 +30,7 @@ from mmengine.dataset import pseudo_collate
 from PIL import Image
 
 from mmghostnetv2 import init_model
+from mmghostnetv2.errors import exit_with_message
 from mmghostnetv2.visualization import (
     decoupled_attention,
     down_sampled_position,
@@ -50,10 +51,8 @@ TITLES = {
 
 def build(config, checkpoint, options):
     """Build the config's network with the weights, one clear line where it fails."""
-    try:
+    with exit_with_message():
         model = init_model(config, checkpoint, options)
-    except (FileNotFoundError, RuntimeError) as error:
-        sys.exit(str(error))
     if not model.cfg.get('test_dataloader'):
         sys.exit(f'{config} has no test_dataloader, whose pipeline prepares the image')
     return model
