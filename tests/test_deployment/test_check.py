@@ -73,6 +73,13 @@ def test_boxes(detector):
         with pytest.raises(RuntimeError, match=r'it lacks [1-9]\d* of the \d+ boxes'):
             outcome(detector, change)
 
+    def swap(outputs):
+        for output in outputs:
+            output[:, [0, -1]] = output[:, [-1, 0]]
+
+    with pytest.raises(RuntimeError, match='does not return the best boxes first'):
+        outcome(detector, swap)
+
 
 def test_boxes_that_predict_does_not_find(detector):
     """A surplus counts as well."""

@@ -181,3 +181,10 @@ def test_which_runtime(tool, classifier, monkeypatch):
     for openvino in (False, True):
         tool.open_file(path, 1, openvino)
     assert opened == ['onnxruntime', 'openvino']
+
+
+def test_a_metric_that_a_file_lacks(tool):
+    """COCO's are left out where no box is found."""
+    header, _, *rows = tool.tabulate({'a': {}, 'b': dict(AP=0.5)}, dict(a=[1], b=[2]))
+    assert header == '| file | AP | ms | ratio |'
+    assert rows == ['| a | none | 1000.00 | 1.000 |', '| b | 0.500 | 2000.00 | 2.000 |']
