@@ -123,7 +123,7 @@ def test_bad_arguments(tool, classifier, tmp_path, capsys):
         (config, config): 'config.py is of an unknown format; .*.onnx, .xml',
         (config, dense): 'features.onnx returns no scores of classes',
         (config, large): r'images of \(96, 96\) pixels, the file takes \(128, 128\)',
-        (tmp_path, path): 'no such config',
+        (tmp_path, path): f'{tmp_path}: ValueError: no config is named',
         (config, path, '--rounds', '0'): '--rounds must be at least 1',
     }.items():
         with pytest.raises(SystemExit) as caught:

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from run import boxes_in_picture, one_line, read_description  # the neighbour
 
 from mmghostnetv2.analysis import paired_ratios, quartiles, time_interleaved
+from mmghostnetv2.apis import read_config
 from mmghostnetv2.deployment.networks import find_task
 from mmghostnetv2.deployment.runtimes import RUNTIMES
 
@@ -138,7 +139,7 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('config', metavar='CONFIG', help='config file')
+    add('config', metavar='CONFIG', help='config file, or the name of one of ours')
     add('models', metavar='MODEL', type=Path, nargs='+', help='exported files')
     add('--openvino', action='store_true', help='run .onnx files in OpenVINO')
     add('--threads', metavar='N', type=int, default=1, help='threads (default: 1)')
@@ -154,12 +155,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if min(args.threads, args.rounds) < 1:
         parser.error('--threads and --rounds must be at least 1')
-    if not Path(args.config).is_file():
-        parser.error(f'no such config: {args.config}')
     metrics, runners = {}, {}
     source = args.config
     try:
-        config = Config.fromfile(args.config)
+        config = read_config(args.config)
         config.merge_from_dict(args.cfg_options)
         config.log_level = 'WARNING'
         # nothing is drawn; the config's own would outlive the folder

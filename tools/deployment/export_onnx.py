@@ -20,7 +20,7 @@ from mmghostnetv2.deployment.metadata import describe, save_metadata
 from mmghostnetv2.deployment.runtimes import RUNTIMES, check_runtime
 from mmghostnetv2.deployment.to_onnx import to_onnx
 
-# a graph of free sizes cannot tell that features are of one pixel, as these would be
+# of fewer pixels the deepest features have one, which a graph of free sizes cannot tell
 SMALLEST = 33
 
 
