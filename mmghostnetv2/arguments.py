@@ -1,19 +1,191 @@
-"""Types of the tools' arguments."""
+"""The command line that all tools share: their arguments and how they end."""
 
 import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+# Errors whose message says by itself what is wrong; others are shown with their type.
+READABLE = (ValueError, OSError, RuntimeError, ImportError)
 
 
-def at_least_one(text: str) -> int:
-    """Read a number of the command line.
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help begins with what the tool does."""
+
+    def __init__(self, doc: str) -> None:
+        super().__init__()
+        self.doc = doc
+
+    def format_help(self) -> str:
+        return f'{self.doc.strip()}\n\n{super().format_help()}'
+
+
+class _ShapeAction(argparse.Action):
+    """Stores ``--shape H [W]`` as (H, W); one number stands for a square."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if len(values) > 2:
+            parser.error(f'{option_string} takes H and W, got {len(values)} numbers')
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    """Make the parser of a tool; its help begins with the docstring as it is written.
+
+    Args:
+        doc (str): Docstring of the tool: one sentence on what it does, then an example.
+    """
+    return _Parser(doc)
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers from ``low`` on, as the ``type`` of an argument.
+
+    The reader raises argparse.ArgumentTypeError for anything else.
+    """
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(
+                f'must be a whole number of at least {low}, got {text}'
+            )
+        return int(text)
+
+    return read
+
+
+positive_int = at_least(1)
+
+
+def add_config(parser: argparse.ArgumentParser, checkpoint: str | None = '?') -> None:
+    """Add the positional ``CONFIG [CHECKPOINT]`` and ``--cfg-options``.
+
+    Args:
+        parser (argparse.ArgumentParser): Parser of a tool.
+        checkpoint (str, optional): '?' for an optional checkpoint, '1' for a required
+            one, None for a tool that takes no checkpoint.
+    """
+    parser.add_argument(
+        'config', metavar='CONFIG', help='config file, or the name of one of ours'
+    )
+    if checkpoint is not None:
+        parser.add_argument(
+            'checkpoint',
+            metavar='CHECKPOINT',
+            nargs='?' if checkpoint == '?' else None,
+            help='file or URL of the weights'
+            + ('; without it they are random' if checkpoint == '?' else ''),
+        )
+    add_cfg_options(parser)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options KEY=VALUE ...``, read as a dict."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='changes of the config, such as model.backbone.widen_factor=1.3',
+    )
+
+
+def add_shape(parser: argparse.ArgumentParser, **kwargs) -> None:
+    """Add ``--shape H [W]``, read as a pair; ``kwargs`` are those of add_argument."""
+    parser.add_argument(
+        '--shape',
+        metavar=('H', 'W'),
+        nargs='+',
+        type=positive_int,
+        action=_ShapeAction,
+        help='height and width of the images in pixels; one number for a square',
+        **kwargs,
+    )
+
+
+def add_out(
+    parser: argparse.ArgumentParser, help: str, suffixes: Sequence[str] = (), **kwargs
+) -> None:
+    """Add ``--out FILE`` and ``--force``.
+
+    Args:
+        parser (argparse.ArgumentParser): Parser of a tool.
+        help (str): What is written.
+        suffixes (Sequence[str]): What the name may end in; anything by default.
+        kwargs: Those of add_argument, ``required=True`` for one.
+    """
+
+    def out_file(text: str) -> Path:
+        if suffixes and Path(text).suffix.lower() not in suffixes:
+            allowed = ' or '.join(suffixes)
+            raise argparse.ArgumentTypeError(f'must end in {allowed}, got {text}')
+        return Path(text)
+
+    metavar = f'FILE{suffixes[0]}' if suffixes else 'FILE'
+    parser.add_argument('--out', metavar=metavar, type=out_file, help=help, **kwargs)
+    parser.add_argument('--force', action='store_true', help='overwrite existing files')
+
+
+def add_out_dir(
+    parser: argparse.ArgumentParser, default: str | None, help: str
+) -> None:
+    """Add ``--out-dir DIR`` and ``--force``.
+
+    Args:
+        parser (argparse.ArgumentParser): Parser of a tool.
+        default (str, optional): Folder by default; None if nothing is written then.
+        help (str): What is written there.
+    """
+    parser.add_argument(
+        '--out-dir',
+        metavar='DIR',
+        type=Path,
+        default=default and Path(default),
+        help=f'{help} (default: {default})' if default else help,
+    )
+    parser.add_argument('--force', action='store_true', help='overwrite existing files')
+
+
+@contextmanager
+def named_errors(source: object) -> Iterator[None]:
+    """Let errors inside begin with the name of what caused them, a file for one.
+
+    Configs are programs and runtimes have exceptions of their own, so an error inside
+    may be of any type.
 
     Raises:
-        argparse.ArgumentTypeError: It is below 1, or no whole number.
+        RuntimeError: Something inside failed.
     """
     try:
-        number = int(text)
-    except ValueError:
-        message = f'must be a whole number, got {text}'
-        raise argparse.ArgumentTypeError(message) from None
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'must be at least 1, got {text}')
-    return number
+        yield
+    except Exception as error:
+        raise RuntimeError(f'{source}: {type(error).__name__}: {error}') from error
+
+
+def run_tool(main: Callable[[], int | None]) -> None:
+    """Run a tool and end the process as all tools do.
+
+    The exit status is 0 or what ``main`` returns; 2 where argparse refuses the
+    arguments; 1 where something fails, with one line on stderr, and with the traceback
+    before it if MMGHOSTNETV2_DEBUG is set in the environment; 130 after Ctrl-C.
+    """
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get('MMGHOSTNETV2_DEBUG'):
+            traceback.print_exc()
+        message = ' '.join(str(error).split())
+        if not message or not isinstance(error, READABLE):
+            message = f'{type(error).__name__}: {message}'
+            message += ' (MMGHOSTNETV2_DEBUG=1 shows where)'
+        print(f'error: {message}', file=sys.stderr)
+        sys.exit(1)

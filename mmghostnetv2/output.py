@@ -1,0 +1,124 @@
+"""What tools write: files that are complete or not there, tables, and progress."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic
+from typing import TypeVar
+
+from mmengine.config import Config
+from rich.console import Console
+from rich.progress import track
+
+T = TypeVar('T')
+LOG_SECONDS = 30  # between two lines of progress where there is no terminal
+
+
+def require_free(paths: Iterable[Path], force: bool) -> None:
+    """Raise where a file exists and must not be overwritten.
+
+    Args:
+        paths (Iterable[Path]): Files to write.
+        force (bool): Whether files may be overwritten; folders may not.
+
+    Raises:
+        FileExistsError: A file exists and ``force`` is false.
+        IsADirectoryError: A path is a folder.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise IsADirectoryError(f'{path} is a folder')
+        if path.exists() and not force:
+            raise FileExistsError(f'{path} exists; --force overwrites it')
+
+
+@contextmanager
+def written(out: Path) -> Iterator[Path]:
+    """Let files appear together once all are complete, or none of them.
+
+    A folder in which nothing can be written is noticed before the work.
+
+    Args:
+        out (Path): File to write. Its folder is made where there is none.
+
+    Yields:
+        Path: Where to write it, in a temporary folder with the same name. What else is
+        written into that folder is moved to the folder of ``out``, too.
+
+    Raises:
+        OSError: The folder cannot be made or written to.
+    """
+    target = out.parent
+    made = [folder for folder in (target, *target.parents) if not folder.exists()]
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        # In the target's own folder, so that moving a file is renaming it.
+        with tempfile.TemporaryDirectory(prefix='.export-', dir=target) as folder:
+            yield Path(folder, out.name)
+            for path in sorted(Path(folder).iterdir()):
+                os.replace(path, target / path.name)
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # it was not made, or is in use
+                folder.rmdir()
+        raise
+
+
+def require_same_config(work_dir: Path, config: Config) -> None:
+    """Raise where a folder holds a training with another version of a config.
+
+    The first call leaves a copy of the config in the folder, which later ones read.
+
+    Args:
+        work_dir (Path): Folder of the training; it is made where there is none.
+        config (Config): The config to train with.
+
+    Raises:
+        FileExistsError: The training there used another version.
+    """
+    used = work_dir / 'quickstart_config.py'
+    if used.exists() and used.read_text() != config.pretty_text:
+        raise FileExistsError(
+            f'{config.filename} has changed since the training in {work_dir}: remove '
+            'that folder, or move it away, to train again'
+        )
+    work_dir.mkdir(parents=True, exist_ok=True)
+    used.write_text(config.pretty_text)
+
+
+def markdown_table(rows: Sequence[Sequence[object]], numbers: int = 0) -> list[str]:
+    """Write a table as lines of Markdown.
+
+    Args:
+        rows (Sequence[Sequence[object]]): The header and the other rows.
+        numbers (int): How many of the last columns are aligned to the right.
+    """
+    texts = len(rows[0]) - numbers
+    lines = [f'| {" | ".join(map(str, row))} |' for row in rows]
+    lines.insert(1, f'| {" | ".join(["---"] * texts + ["---:"] * numbers)} |')
+    return lines
+
+
+def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """Yield the items and show on stderr how many are done.
+
+    On a terminal this is a progress bar, and elsewhere a line now and then.
+
+    Args:
+        items (Iterable[T]): What is worked on.
+        what (str): Name of the work.
+        total (int, optional): Number of items, if they have no length.
+    """
+    console, total = Console(stderr=True), total or len(items)
+    if console.is_terminal:
+        yield from track(items, what, total, console=console, transient=True)
+        return
+    last = monotonic()
+    for number, item in enumerate(items, 1):
+        yield item
+        if number == total or monotonic() - last > LOG_SECONDS:
+            last = monotonic()
+            print(f'{what}: {number} of {total}', file=sys.stderr, flush=True)
