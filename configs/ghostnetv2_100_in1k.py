@@ -6,10 +6,6 @@ _base_ = [
     'mmpretrain::_base_/default_runtime.py',
 ]
 
-custom_imports = dict(
-    imports=['mmghostnetv2', 'mmghostnetv2.engine.ema_hook'],
-    allow_failed_imports=False,
-)
 model = dict(
     head=dict(
         loss=dict(

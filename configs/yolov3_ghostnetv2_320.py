@@ -1,5 +1,5 @@
-# Paper section 5.2 and Table 3: mmdet's MobileNetV2 recipe (SGD, lr 0.003, batch 192,
-# 30 epochs) with another backbone.
+# Paper, section 5.2 and Table 3: mmdet's recipe of MobileNetV2 (SGD, lr 0.003, batch
+# 192, 30 epochs) with GhostNetV2 as the backbone.
 _base_ = 'mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py'
 
 custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)
@@ -10,11 +10,7 @@ model = dict(
         type='GhostNetV2',
         widen_factor=1.0,
         out_indices=(4, 6, 8),
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://github.com/huawei-noah/Efficient-AI-Backbones/releases/'
-            'download/GhostNetV2/ck_ghostnetv2_10.pth.tar',
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='ghostnet://ghostnetv2-100'),
     ),
     neck=dict(in_channels=[160, 112, 40]),
 )

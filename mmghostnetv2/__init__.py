@@ -1,8 +1,8 @@
 """GhostNetV2 as a backbone for every OpenMMLab 2.x library.
 
-Importing the package registers ``GhostNet`` and ``GhostNetV2``, what their recipes
-need, and the released models in mmpretrain's hub; and it makes checkpoints of
-mmengine's trainings loadable on torch >= 2.6. A config of one's own needs no more than
+Importing the package registers the networks and what their recipes need, adds the
+released models to mmpretrain's hub, and teaches mmengine to read more checkpoints, see
+:mod:`mmghostnetv2.checkpoint`. A config needs only
 ``custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)``.
 """
 
@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 from .version import __version__
 
-# torch 2.6 is the first that unpickles nothing but weights by default
+# torch 2.6 is the first release that loads weights-only by default.
 MINIMUM_VERSIONS = {'torch': '2.6.0', 'mmengine': '0.10.4', 'mmcv': '2.0.0'}
 
 
@@ -22,7 +22,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def _check_dependencies() -> None:
-    """Say readably what is missing, too old or known to break.
+    """Check the versions of the libraries, and warn of a known conflict.
 
     Raises:
         ImportError: A library is missing or too old.
@@ -42,7 +42,8 @@ def _check_dependencies() -> None:
             raise ImportError(
                 f'mmghostnetv2 needs {name}>={minimum}, found {version}: {remedy}'
             )
-    # mmengine's last release, 0.10.7, looks up `_base_ = 'mmdet::...'` through it
+    # mmengine up to 0.10.7, its last release, finds `_base_ = 'mmdet::...'` through
+    # pkg_resources.
     mmengine = import_module('mmengine')
     if _release(mmengine.__version__) <= (0, 10, 7) and not find_spec('pkg_resources'):
         warnings.warn(

@@ -1,4 +1,4 @@
-"""Configs by their names and their models, and mmpretrain's hub."""
+"""Configs by name, the models that they describe, and mmpretrain's hub."""
 
 import warnings
 from difflib import get_close_matches
@@ -9,22 +9,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from .checkpoint import read_weights
-
-
-def _root() -> Path:
-    """Return the folder of ``configs/`` and model-index.yml.
-
-    That is ``.mim`` in an installed package; in a checkout, to which an editable
-    install's ``.mim`` links, the checkout.
-    """
-    package = Path(__file__).resolve().parent
-    configs = package / '.mim' / 'configs'
-    return configs.resolve().parent if configs.is_dir() else package.parent
+from .checkpoint import load_weights, read_weights
+from .paths import data_root
 
 
 def _configs() -> dict[str, Path]:
-    root = _root() / 'configs'
+    root = data_root() / 'configs'
     return {
         path.stem: path
         for path in sorted(root.rglob('*.py'), key=lambda path: path.stem)
@@ -35,7 +25,7 @@ def _configs() -> dict[str, Path]:
 def list_configs() -> list[str]:
     """Return the names of all configs to train and test with, sorted.
 
-    A name is the file's without ``.py``; it is unique in the package.
+    A config's name is that of its file without ``.py``. It is unique in the package.
     """
     return list(_configs())
 
@@ -47,7 +37,7 @@ def config_path(name: str) -> str:
         name (str): One of :func:`list_configs`, with or without ``.py``.
 
     Raises:
-        ValueError: There is no such config; close matches are named.
+        ValueError: There is no such config; the error names close matches.
     """
     configs = _configs()
     stem = name.removesuffix('.py')
@@ -64,7 +54,7 @@ def read_config(name: str | Path) -> Config:
         name (str | Path): Path, or one of :func:`list_configs`.
 
     Raises:
-        ValueError: It is neither; close matches are named.
+        ValueError: It is neither; the error names close matches.
     """
     return Config.fromfile(name if Path(name).is_file() else config_path(str(name)))
 
@@ -76,22 +66,24 @@ def init_model(
 ) -> nn.Module:
     """Build the model of a config of mmpretrain, mmdet or mmseg, on the CPU.
 
-    Unlike the libraries' own functions it is one for all of them, and it takes no
-    checkpoint that leaves a parameter at random values.
+    The libraries' own functions are one for each library, and they accept a checkpoint
+    that leaves parameters at random values.
 
     Args:
         config (str | Path | Config): Config, or its file or name.
-        checkpoint (str, optional): File or URL with all weights; released ones and
-            timm's are fine for a classifier. Random weights by default.
-        cfg_options (dict, optional): Changes of the config, keys with dots.
+        checkpoint (str, optional): File, URL or ``ghostnet://NAME`` of all weights. A
+            classifier takes released files and timm's as they are. Random weights by
+            default.
+        cfg_options (dict, optional): Changes of the config; the keys may have dots.
 
     Returns:
         nn.Module: The model in eval mode; its config is ``cfg``.
 
     Raises:
-        ValueError: There is no such config.
+        ValueError: There is no such config, or the checkpoint belongs to a different
+            network: parameters are lacking, left over or of a different shape.
         FileNotFoundError: There is no such checkpoint.
-        RuntimeError: The checkpoint cannot be read, or is one of another model.
+        RuntimeError: The checkpoint cannot be read.
     """
     if not isinstance(config, Config):
         config = read_config(config)
@@ -103,38 +95,25 @@ def init_model(
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = MODELS.build(model_cfg)
     if checkpoint is not None:
-        weights = read_weights(checkpoint)
-        try:
-            lacking = model.load_state_dict(weights, strict=False).missing_keys
-        except RuntimeError as error:  # a line for each parameter of another shape
-            first = str(error).splitlines()[1].strip()
-            raise RuntimeError(
-                f'{checkpoint} is of another network: {first}'
-            ) from error
-        lacking = [key for key in lacking if not key.endswith('num_batches_tracked')]
-        if lacking:
-            raise RuntimeError(
-                f'{checkpoint} is of another network: it lacks {len(lacking)} '
-                f'parameters, {lacking[0]} among them'
-            )
+        load_weights(model, read_weights(checkpoint), checkpoint)
     model.cfg = cfg
     return model.eval()
 
 
 def register_models() -> None:
-    """Add the models of model-index.yml to mmpretrain's ModelHub, if it is there.
+    """Add the models of model-index.yml to mmpretrain's ModelHub.
 
-    Then ``mmpretrain.get_model``, ``list_models`` and the inferencers know them by
-    name. An mmpretrain that cannot be imported causes a warning, not an error, since
-    nothing else here needs it.
+    ``mmpretrain.get_model``, ``list_models`` and the inferencers then know them by
+    name. Without mmpretrain this does nothing. If mmpretrain cannot be imported, it
+    warns, because nothing else in this package needs mmpretrain.
     """
     if find_spec('mmpretrain') is None:
         return
     try:
         from mmpretrain.apis.model import ModelHub
 
-        root = _root()
-        # a reload of the package finds them there
+        root = data_root()
+        # They are there already when the package is reloaded.
         if not ModelHub.has('ghostnetv2-100_3rdparty_in1k'):
             ModelHub.register_model_index(root / 'model-index.yml', config_prefix=root)
     except Exception as error:

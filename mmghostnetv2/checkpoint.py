@@ -1,32 +1,42 @@
-"""Weights from files: released ones, timm's and those that training saved.
+"""Reading weights: released files, timm's files and those that a training saved.
 
-Importing this module teaches mmengine four things: to read ``*.safetensors`` wherever
-it takes the path of a checkpoint, to take the averaged weights of timm's checkpoints,
-to unpickle nothing but weights from URLs, as torch >= 2.6 does from files, and to read
-what its own trainings save nevertheless.
+Importing this module changes five things in mmengine:
+
+- A checkpoint may be ``ghostnet://NAME``, for example ``ghostnet://ghostnetv2-100``:
+  the released weights of a model in ``configs/metafile.yml``.
+- It may be a ``*.safetensors`` file.
+- From timm's checkpoints the averaged weights (``state_dict_ema``) are read.
+- Files from URLs are loaded weights-only, as torch >= 2.6 loads local files, and they
+  are cached by their URL.
+- Weights-only loading accepts what mmengine's own trainings save beside weights.
 """
 
 import hashlib
 import os
 import pickle
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import mmengine
 import numpy as np
 import torch
-from mmengine.dist import barrier, get_rank
+from mmengine.dist import all_gather_object, get_rank
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.model.weight_init import PretrainedInit, update_init_info
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
-from mmengine.runner.checkpoint import load_from_local, load_state_dict
+from mmengine.runner.checkpoint import load_from_local
 from torch import Tensor, nn
+
+from .paths import data_root
 
 
 @CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$', force=True)
-def load_safetensors(filename: str, map_location=None) -> dict[str, Tensor]:
+def load_from_safetensors(filename: str, map_location=None) -> dict[str, Tensor]:
     """Load a local safetensors file, such as timm's ``model.safetensors``.
 
     Raises:
@@ -47,10 +57,11 @@ def load_safetensors(filename: str, map_location=None) -> dict[str, Tensor]:
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
 def load_from_file(filename: str, map_location=None):
-    """Load a local checkpoint as mmengine does, with timm's EMA weights as its own.
+    """Load a local checkpoint, with timm's averaged weights under ``state_dict``.
 
-    timm saves a moving average of the weights, which it evaluates and publishes, as
-    ``state_dict_ema``, often beside the ``state_dict`` that mmengine would take.
+    timm evaluates and publishes a moving average of the weights. Its checkpoints hold
+    the average as ``state_dict_ema``, often beside the raw weights in ``state_dict``,
+    which mmengine would load.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -61,29 +72,83 @@ def load_from_file(filename: str, map_location=None):
     return checkpoint
 
 
-@CheckpointLoader.register_scheme(prefixes=['http://', 'https://'], force=True)
-def load_from_url(filename: str, map_location=None):
-    """Load a checkpoint by its URL, weights-only, which mmengine's own loader is not.
+@CheckpointLoader.register_scheme(prefixes='ghostnet://', force=True)
+def load_from_ghostnet(filename: str, map_location=None):
+    """Load the released weights of a model by its name.
 
-    The download is kept where :mod:`torch.hub` keeps its own. Of several processes the
-    first downloads and the others wait for it.
+    Args:
+        filename (str): ``ghostnet://`` and a name of ``configs/metafile.yml``, where
+            ``_3rdparty_in1k`` may be left out: ``ghostnet://ghostnetv2-100``.
+        map_location: As in :func:`torch.load`.
 
     Raises:
-        OSError: The URL cannot be reached; an HTTPError names the status.
-        RuntimeError: What was downloaded cannot be read.
+        ValueError: There is no such model; the error lists those that exist.
+        OSError: The weights cannot be downloaded.
+        RuntimeError: The downloaded file cannot be read.
     """
-    if get_rank() == 0:
-        _download(filename)
-    barrier()
+    models = mmengine.load(data_root() / 'configs' / 'metafile.yml')['Models']
+    urls = {model['Name']: model['Weights'] for model in models}
+    suffix = '_3rdparty_in1k'
+    name = filename.removeprefix('ghostnet://')
+    url = urls.get(name) or urls.get(name + suffix)
+    if url is None:
+        names = [known.removesuffix(suffix) for known in urls if suffix in known]
+        raise ValueError(
+            f'there are no released weights named {name!r}; there are: '
+            f'{", ".join(names)}'
+        )
+    return load_from_url(url, map_location)
+
+
+@CheckpointLoader.register_scheme(prefixes=['http://', 'https://'], force=True)
+def load_from_url(filename: str, map_location=None):
+    """Load a checkpoint from a URL, weights-only, which mmengine's own loader is not.
+
+    The file is kept in torch.hub's folder ``checkpoints``. Its name there begins with a
+    hash of the URL, because files of different URLs often have the same name. A file
+    without this hash, which another program may have put there, is not used: nothing
+    tells which URL it came from.
+
+    In a distributed run every process must call this function. Rank 0 downloads first,
+    and the others find its file unless they are on another machine.
+
+    Raises:
+        OSError: The download failed in one of the processes; all of them raise.
+        RuntimeError: The downloaded file cannot be read.
+    """
     path = _download(filename)
     try:
         return CheckpointLoader.load_checkpoint(str(path), map_location)
     except Exception as error:
-        # a proxy's error page, for example, which would be met again every time
+        # The file may be a proxy's error page, which would be found again every time.
         raise RuntimeError(
             f'{path}, the download of {filename}, cannot be read; if it is damaged, '
             f'remove it to download it again: {_reason(error)}'
         ) from error
+
+
+def _download(url: str) -> Path:
+    name = Path(urlsplit(url).path).name
+    digest = hashlib.sha256(url.encode()).hexdigest()[:8]
+    path = Path(torch.hub.get_dir(), 'checkpoints', f'{digest}-{name}')
+    for is_turn in (get_rank() == 0, get_rank() != 0):
+        error = None
+        if is_turn and not path.exists():
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(
+                    url, str(path), progress=sys.stderr.isatty()
+                )
+            except Exception as caught:
+                error = caught
+        # A process that raised alone would leave the others waiting for it.
+        failures = [text for text in all_gather_object(error and repr(error)) if text]
+        if failures:
+            raise OSError(
+                f'cannot download {url}: {failures[0]}; without a network, save the '
+                f'file as {path}'
+            ) from error
+    return path
 
 
 def _reason(error: Exception) -> str:
@@ -94,38 +159,28 @@ def _reason(error: Exception) -> str:
     return f'{type(error).__name__}: {error}'
 
 
-def _download(url: str) -> Path:
-    name = Path(urlsplit(url).path).name
-    if name.endswith('.safetensors'):  # timm's files are all called model.safetensors
-        name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}'
-    path = Path(torch.hub.get_dir(), 'checkpoints', name)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=os.isatty(0))
-    return path
-
-
 def read_weights(filename: str, map_location='cpu') -> dict[str, Tensor]:
-    """Read the state dict of a checkpoint, under the parameters' own names.
+    """Read the state dict of a checkpoint, with the parameters' own names.
 
-    Takes a plain state dict, one under ``state_dict`` as mmengine and timm save it, or
-    timm's ``state_dict_ema``, which is preferred where both are there, as timm does.
-    The ``module.`` of a parallel wrapper is removed.
+    The file may hold a state dict itself, one under ``state_dict`` as mmengine and timm
+    save it, or timm's ``state_dict_ema``, which is preferred if there are both. The
+    ``module.`` of a parallel wrapper is removed from the names.
 
     Args:
-        filename (str): File or URL, anything that mmengine's CheckpointLoader takes.
+        filename (str): File, URL, ``ghostnet://NAME`` or anything else that mmengine's
+            CheckpointLoader takes.
         map_location: As in :func:`torch.load`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        RuntimeError: The file cannot be read, or holds something else than weights.
+        RuntimeError: The file cannot be read, or does not hold weights.
     """
     try:
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location)
     except (FileNotFoundError, ImportError):
         raise
     except Exception as error:
-        # a damaged file can fail in any way; the reader must learn which file
+        # A damaged file can fail in any way, and the message must name the file.
         raise RuntimeError(
             f'cannot read weights from {filename}: {_reason(error)}'
         ) from error
@@ -142,9 +197,50 @@ def read_weights(filename: str, map_location='cpu') -> dict[str, Tensor]:
     return {key.removeprefix('module.'): value for key, value in weights.items()}
 
 
-# Left in released files by a FLOPs counter, beside every layer's weights
+# A FLOPs counter left these entries in released files, beside every layer's weights.
 _COUNTERS = ('total_ops', 'total_params')
-# The classifier's layers: released names and those in mmpretrain's StackedLinearClsHead
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Load a state dict that must be complete and must hold nothing else.
+
+    The counters of batch norms, which older files lack, and entries of FLOPs counters
+    do not count.
+
+    Args:
+        module (nn.Module): Network to load into.
+        weights (dict[str, Tensor]): Its state dict.
+        source (str): File that the error names.
+
+    Raises:
+        ValueError: A parameter is lacking, left over or of a different shape. The
+            network may then be loaded in part.
+    """
+    try:
+        keys = module.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # its message has a line for each wrong shape
+        first = str(error).splitlines()[1].strip()
+        raise ValueError(
+            f'{source} belongs to a different network or width: {first}'
+        ) from error
+    lacking = [k for k in keys.missing_keys if not k.endswith('num_batches_tracked')]
+    left_over = [k for k in keys.unexpected_keys if not k.endswith(_COUNTERS)]
+    if lacking or left_over:
+        raise ValueError(
+            f'{source} belongs to a different network: it lacks {len(lacking)} '
+            f'parameters{_some(lacking)} and has {len(left_over)} others'
+            f'{_some(left_over)}'
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    if not names:
+        return ''
+    return f' ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
+
+
+# Layers of the classifier: released names and those in mmpretrain's StackedLinearClsHead
 _HEAD = {
     'conv_head.': 'head.layers.0.fc.',
     'classifier.': 'head.layers.1.fc.',
@@ -155,7 +251,7 @@ def released_to_mmpretrain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename released weights to those of ImageClassifier with StackedLinearClsHead.
 
     The 1x1 convolution ``conv_head``, weight (1280, C, 1, 1), becomes a linear layer,
-    weight (1280, C). What FLOPs counters left is dropped.
+    weight (1280, C). Entries of FLOPs counters are dropped.
     """
     renamed = {}
     for key, value in weights.items():
@@ -176,7 +272,7 @@ def mmpretrain_to_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Undo :func:`released_to_mmpretrain`.
 
     Raises:
-        ValueError: A key is neither the backbone's nor that head's.
+        ValueError: A key belongs neither to the backbone nor to that head.
     """
     names = {own: released for released, own in {'': 'backbone.', **_HEAD}.items()}
     renamed = {}
@@ -184,8 +280,8 @@ def mmpretrain_to_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         own = next(filter(key.startswith, names), None)
         if own is None:
             raise ValueError(
-                f'{key} is neither of the backbone nor of a StackedLinearClsHead with '
-                'two layers'
+                f'{key} belongs neither to the backbone nor to a StackedLinearClsHead '
+                'with two layers'
             )
         key = names[own] + key.removeprefix(own)
         renamed[key] = value[..., None, None] if key == 'conv_head.weight' else value
@@ -195,16 +291,16 @@ def mmpretrain_to_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 class ReleasedInit(PretrainedInit):
     """``init_cfg=dict(type='Pretrained', ...)`` of the backbones.
 
-    Unlike mmengine's, it knows the layouts of :func:`read_weights`, passes over the
-    classifier and stages that are not built, ignores a ``prefix`` that the file does
-    not use (released files have none), and leaves no parameter untouched.
+    Unlike mmengine's class, it knows the layouts of :func:`read_weights`, ignores a
+    ``prefix`` that the file does not use (released files have none), and refuses a file
+    that does not fit. The classifier and stages that are not built are left out.
     """
 
     def __call__(self, module: nn.Module) -> None:
         """Load the checkpoint into a backbone.
 
         Raises:
-            ValueError: The file lacks a parameter, or has it in another shape.
+            ValueError: A parameter is lacking, left over or of a different shape.
         """
         print_log(f'load backbone from: {self.checkpoint}', logger='current')
         weights = read_weights(self.checkpoint, self.map_location)
@@ -215,49 +311,24 @@ class ReleasedInit(PretrainedInit):
                 for key, value in weights.items()
                 if key.startswith(prefix)
             }
-        self._check(module.state_dict(), weights)
-        weights = {k: v for k, v in weights.items() if not _is_left_out(k, module)}
-        load_state_dict(module, weights, strict=False, logger='current')
-        if hasattr(module, '_params_init_info'):
-            update_init_info(module, init_info=self._get_init_info())
-
-    def _check(self, own: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
-        common = own.keys() & weights.keys()
-        if not common:
+        own = module.state_dict()
+        if not own.keys() & weights.keys():
             raise ValueError(
-                f'nothing in {self.checkpoint} belongs to the backbone: its keys are '
-                f"{_some(weights)}, the backbone's are {_some(own)}. If a prefix "
-                'stands before them, name it: init_cfg=dict(type="Pretrained", '
+                f'nothing in {self.checkpoint} belongs to the backbone: it has'
+                f'{_some(weights)}, the backbone has{_some(own)}. If the names in the '
+                'file have a prefix, give it: init_cfg=dict(type="Pretrained", '
                 'checkpoint=..., prefix="backbone.")'
             )
-        # older files have no such counters
-        lacking = [
-            key
-            for key in own
-            if key not in common and not key.endswith('num_batches_tracked')
-        ]
-        if lacking:
-            raise ValueError(
-                f'{self.checkpoint} lacks {len(lacking)} of {len(own)} parameters of '
-                f'the backbone: {_some(lacking)}. Is it of the same network (GhostNet '
-                'or GhostNetV2)?'
-            )
-        wrong = [
-            f'{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}'
-            for key in own
-            if key in common and weights[key].shape != own[key].shape
-        ]
-        if wrong:
-            raise ValueError(
-                f'{len(wrong)} of {len(own)} parameters in {self.checkpoint} have '
-                f'another shape: {_some(wrong)}. Is widen_factor that of the file?'
-            )
+        weights = {k: v for k, v in weights.items() if not _is_left_out(k, module)}
+        load_weights(module, weights, self.checkpoint)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=self._get_init_info())
 
 
 def use_released_init(init_cfg):
     """Replace mmengine's ``Pretrained`` in an ``init_cfg`` by :class:`ReleasedInit`.
 
-    It comes last, as in mmengine, so that nothing overwrites what was loaded.
+    It comes last, as in mmengine, so that nothing overwrites the loaded weights.
     """
     if init_cfg is None:
         return None
@@ -271,29 +342,22 @@ def use_released_init(init_cfg):
 
 
 def _is_left_out(key: str, backbone: nn.Module) -> bool:
-    """Tell what is the classifier's, of a stage not built, or a FLOPs counter's."""
+    """Tell whether an entry belongs to the classifier or to a stage that is not built."""
     stage = re.match(r'blocks\.(\d+)\.', key)
-    return (
-        key.startswith(tuple(_HEAD))
-        or key.endswith(_COUNTERS)
-        or (stage is not None and int(stage[1]) >= len(backbone.blocks))
+    return key.startswith(tuple(_HEAD)) or (
+        stage is not None and int(stage[1]) >= len(backbone.blocks)
     )
 
 
-def _some(names) -> str:
-    names = list(names)
-    return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
-
-
-# The methods that mmengine's objects refer to, pickled as getattr(class, name)
-_METHODS = {
+# mmengine's objects refer to these methods, which are pickled as getattr(class, name).
+_METHODS: dict[type, tuple[str, ...]] = {
     HistoryBuffer: ('min', 'max', 'mean', 'current'),
     OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
 }
 
 
-def _pickled_method(obj, name: str):
-    """Stand in for ``getattr`` while a checkpoint is unpickled: refuse all others."""
+def _pickled_method(obj: Any, name: str):
+    """Replace ``getattr`` while a checkpoint is unpickled, for these methods alone."""
     if isinstance(obj, type) and name in _METHODS.get(obj, ()):
         return getattr(obj, name)
     raise pickle.UnpicklingError(
@@ -305,11 +369,12 @@ def _pickled_method(obj, name: str):
 def allow_training_checkpoints() -> None:
     """Let weights-only loading accept what mmengine's trainings save beside weights.
 
-    That is log buffers with their numpy arrays, under the names that numpy 1 and 2 give
-    to what rebuilds them, and the one-cycle schedule. Loading stays weights-only.
+    These are log buffers with their numpy arrays, under the names that numpy 1 and 2
+    give to the functions that rebuild arrays, and the one-cycle schedule. Everything
+    else is refused as before.
     """
     multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
-    allowed = [
+    allowed: list[Any] = [
         *_METHODS,
         np.ndarray,
         np.dtype,

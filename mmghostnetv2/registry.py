@@ -1,26 +1,73 @@
-"""The plugin's own registry, a child of mmengine's root.
+"""The package's registries, and the one way in which its types are registered.
 
-mmengine imports this module by itself when it meets the scope ``mmghostnetv2``, so
-``type='mmghostnetv2.GhostNetV2'`` builds without ``custom_imports``.
+A registered type builds by its bare name (``type='GhostNetV2'``) wherever the package
+has been imported, and by ``type='mmghostnetv2.GhostNetV2'`` also where it has not:
+mmengine imports this module when it meets the scope ``mmghostnetv2``. Both names work
+under the default scope of mmpretrain, mmdet, mmseg and any other library whose
+registries are children of mmengine's.
 """
 
-from mmengine.registry import MODELS as MMENGINE_MODELS
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, TypeVar
+
+from mmengine import registry as roots
 from mmengine.registry import Registry
 
-MODELS = Registry(
-    'model',
-    parent=MMENGINE_MODELS,
-    scope='mmghostnetv2',
-    locations=['mmghostnetv2.models'],
-)
+T = TypeVar('T', bound=Callable[..., Any])
 
 
-def register_model(cls):
-    """Register a class here and in mmengine's root.
+def _child(root: Registry) -> Registry:
+    return Registry(root.name, parent=root, scope='mmghostnetv2')
 
-    The root is where mmpretrain, mmdet, mmseg and every other child look for a name
-    that their own registries lack, so the bare name builds under any default scope.
+
+MODELS = _child(roots.MODELS)
+HOOKS = _child(roots.HOOKS)
+OPTIMIZERS = _child(roots.OPTIMIZERS)
+OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS)
+PARAM_SCHEDULERS = _child(roots.PARAM_SCHEDULERS)
+RUNNERS = _child(roots.RUNNERS)
+
+
+def register(registry: Registry, name: str | None = None) -> Callable[[T], T]:
+    """Make a decorator that registers a class or a function.
+
+    It is registered in ``registry``, for the name with the scope, and in mmengine's
+    root, where every library looks for a bare name that its own registry lacks.
+
+    Args:
+        registry (Registry): One of this module.
+        name (str, optional): Name to register. Defaults to that of the type.
+
+    Raises:
+        KeyError: The name is registered already.
     """
-    MODELS.register_module(module=cls)
-    MMENGINE_MODELS.register_module(module=cls)
-    return cls
+
+    def decorator(cls: T) -> T:
+        registry.register_module(name, module=cls)
+        registry.root.register_module(name, module=cls)
+        return cls
+
+    return decorator
+
+
+def register_model(cls: T) -> T:
+    """Register the class of a network, a layer or a head."""
+    return register(MODELS)(cls)
+
+
+def _register_lazily(registry: Registry, name: str, module: str) -> None:
+    """Register a class whose module is imported when the class is built."""
+
+    def build(*args, **kwargs):
+        return getattr(import_module(module), name)(*args, **kwargs)
+
+    register(registry, name)(build)
+
+
+# These classes extend those of another library, which is slow to import or not there.
+_register_lazily(HOOKS, 'DualEMAHook', 'mmghostnetv2.engine.ema_hook')
+_register_lazily(
+    MODELS, 'MobileNetV2Attention', 'mmghostnetv2.mobilenetv2_attention'
+)
+_register_lazily(MODELS, 'PredictingSSDHead', 'mmghostnetv2.ssd_head')

@@ -1,16 +1,14 @@
-"""SSD's head for mmdet; a config that uses it names this module in custom_imports."""
+"""SSD's head for mmdet; its users need mmdet, the rest of the package does not."""
 
-from mmdet.models import SSDHead as MMDetSSDHead
-
-from .registry import MODELS
+from mmdet.models import SSDHead
 
 
-@MODELS.register_module()
-class SSDHead(MMDetSSDHead):
-    """mmdet's SSDHead, able to predict, which it is not in mmdet 3.3.0.
+class PredictingSSDHead(SSDHead):
+    """mmdet's SSDHead with the attribute that its prediction needs.
 
-    There the prediction of every dense head asks ``loss_cls`` whether it has channels
-    of its own, an attribute that SSDHead lacks, whose loss is a function.
+    In mmdet 3.3.0 the prediction of every dense head reads ``self.loss_cls``. SSDHead
+    computes its loss by a function and lacks that attribute, so it trains but cannot
+    predict.
     """
 
     loss_cls = None

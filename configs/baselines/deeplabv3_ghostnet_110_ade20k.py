@@ -1,5 +1,5 @@
-# GhostNet V1 1.1x in DeepLabV3 (paper, Table 5). It has no public weights at this
-# width: train the classifier, configs/baselines/ghostnet_110_in1k.py, first.
+# GhostNet V1 1.1x in DeepLabV3 (paper, Table 5). There are no public weights of
+# this width, so train the classifier, configs/baselines/ghostnet_110_in1k.py, first.
 _base_ = '../deeplabv3_ghostnetv2_ade20k.py'
 
 model = dict(

@@ -2,14 +2,6 @@
 # FLOPs (paper, Table 4: 4.3 M and 344 M).
 _base_ = 'mobilenetv2_100_in1k.py'
 
-custom_imports = dict(
-    imports=[
-        'mmghostnetv2',
-        'mmghostnetv2.engine.ema_hook',
-        'mmghostnetv2.mobilenetv2_attention',
-    ],
-    allow_failed_imports=False,
-)
 model = dict(
     backbone=dict(
         type='mmghostnetv2.MobileNetV2Attention',

@@ -1,5 +1,5 @@
-# GhostNet V1 1.1x in YOLOv3 (paper, Table 3). It has no public weights at this width:
-# train the classifier, configs/baselines/ghostnet_110_in1k.py, first.
+# GhostNet V1 1.1x in YOLOv3 (paper, Table 3). There are no public weights of this
+# width, so train the classifier, configs/baselines/ghostnet_110_in1k.py, first.
 _base_ = '../yolov3_ghostnetv2_320.py'
 
 model = dict(

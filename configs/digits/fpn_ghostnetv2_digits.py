@@ -1,6 +1,6 @@
-# FPN-GhostNetV2 on handwritten digits: the ADE20K config with other data, classes,
-# length (and with it the schedule) and initial weights.
-_base_ = '../fpn_ghostnetv2_ade20k.py'
+# FPN with GhostNetV2 on handwritten digits: the ADE20K config with different data,
+# classes, schedule and initial weights.
+_base_ = '../segmentors/fpn_ghostnetv2_ade20k.py'
 
 classes = ('background', *'0123456789')
 max_iters = 900
@@ -17,7 +17,7 @@ model = dict(
     decode_head=dict(num_classes=len(classes)),
 )
 
-# background grey, digits in colours as far apart as ten can be
+# The background is grey; the ten colours of the digits differ as much as possible.
 palette = [
     [128, 128, 128],
     [230, 25, 75],
@@ -38,8 +38,9 @@ dataset = dict(
     metainfo=dict(classes=classes, palette=palette),
     reduce_zero_label=True,
 )
-# quarters of a picture: more steps in the time teach more than larger ones. No flip,
-# since a mirrored digit is another sign, and no other colours, of which there are many.
+# A crop is a quarter of a picture: in the same time, more steps teach more than larger
+# images. There is no flip, because a mirrored digit is a different sign, and no change
+# of colours, because the data already have many.
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', reduce_zero_label=True),
@@ -87,6 +88,6 @@ custom_hooks = [dict(type='ChannelsLastHook')]
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(interval=max_iters // 3, max_keep_ckpts=2),
-    visualization=dict(interval=4),  # a quarter of a test's, where told to draw
+    visualization=dict(interval=4),  # with --show-dir, draw every fourth picture
 )
 randomness = dict(seed=0)

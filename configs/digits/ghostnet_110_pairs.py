@@ -1,5 +1,5 @@
-# GhostNet V1 at the width that has the FLOPs of GhostNetV2 1.0x (paper, Table 2); all
-# else is the same.
+# GhostNet V1 at width 1.1, which has the FLOPs of GhostNetV2 1.0x (paper, Table 2).
+# Everything else is the same.
 _base_ = './ghostnetv2_100_pairs.py'
 
 model = dict(

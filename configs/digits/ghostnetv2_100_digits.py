@@ -1,4 +1,4 @@
-# Pre-training on handwritten digits, made by tools/datasets/make_digits.py.
+# Pre-training on handwritten digits, which tools/datasets/make_digits.py makes.
 _base_ = [
     '../_base_/models/ghostnetv2_100_cls.py',
     'mmpretrain::_base_/default_runtime.py',
@@ -17,8 +17,8 @@ model = dict(
 data_preprocessor = dict(num_classes=num_classes)
 
 data_root = 'data/digits/classification'
-# In the pictures for detection and segmentation a digit is 36 to 80 pixels high; here
-# it is 26 to 62. No flip, since a mirrored digit is another sign.
+# A digit is 26 to 62 pixels high here, and 36 to 80 in the pictures for detection and
+# segmentation. There is no flip, because a mirrored digit is a different sign.
 size = 64
 grey = (200, 200, 200)
 geometry = dict(prob=1.0, magnitude_std='inf', pad_val=grey, interpolation='bilinear')
@@ -88,6 +88,6 @@ custom_hooks = [dict(type='ChannelsLastHook')]
 default_hooks = dict(
     logger=dict(interval=15),
     checkpoint=dict(interval=1, max_keep_ckpts=2),
-    visualization=dict(rescale_factor=3),  # large enough for a legible caption
+    visualization=dict(rescale_factor=3),  # makes the caption legible
 )
 randomness = dict(seed=0)

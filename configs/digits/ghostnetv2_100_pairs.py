@@ -1,9 +1,9 @@
-# Which way round from the left digit to the right one: pictures that
-# tools/datasets/make_digit_pairs.py makes, compared with ghostnet_110_pairs.py by
-# tools/analysis_tools/compare_long_range.py.
+# The class of a picture is the relation of its two digits, at the left and at the right
+# end. tools/datasets/make_digit_pairs.py makes the pictures and explains the classes;
+# tools/analysis_tools/compare_long_range.py compares this with ghostnet_110_pairs.py.
 _base_ = './ghostnetv2_100_digits.py'
 
-num_classes = 7  # two of pairs, five of single digits, which are in train alone
+num_classes = 7  # two for pairs; five for single digits, which only train has
 max_epochs = 6
 model = dict(
     head=dict(
@@ -13,7 +13,7 @@ model = dict(
 )
 data_preprocessor = dict(num_classes=num_classes)
 
-# as drawn, in every epoch: the drawing varies place, size, slant and colours
+# No augmentation: the pictures already vary in place, size, slant and colours.
 pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 dataset = dict(data_root='data/digit_pairs', pipeline=pipeline)
 train_dataloader = dict(dataset=dataset)

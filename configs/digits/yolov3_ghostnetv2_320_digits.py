@@ -1,5 +1,5 @@
-# YOLOv3-GhostNetV2 at 320 pixels on handwritten digits: the COCO config with other
-# data, classes, length (and with it the schedule) and initial weights.
+# YOLOv3 with GhostNetV2 at 320 pixels on handwritten digits: the COCO config with
+# different data, classes, schedule and initial weights.
 _base_ = '../yolov3_ghostnetv2_320.py'
 
 classes = tuple('0123456789')
@@ -15,8 +15,8 @@ model = dict(
 )
 
 data_root = 'data/digits/detection/'
-# no flip, since a mirrored digit is another sign, and little augmentation: it pays in
-# long trainings only
+# There is no flip, because a mirrored digit is a different sign, and little other
+# augmentation, which helps in long trainings only.
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),

@@ -1,13 +1,17 @@
-"""What the recipes need and mmengine lacks.
+"""Hooks, optimizers, schedules and a runner that the recipes need and mmengine lacks.
 
-Importing mmghostnetv2 registers the hook ``ChannelsLastHook``, the schedule
-``TimmStepLR`` and the optimizer ``RMSpropTF``. The other modules, which need more or do
-more, are named where they are used: ``ema_hook`` needs mmpretrain, ``gloo`` joins
-processes.
+``ema_hook`` is not imported here, because it needs mmpretrain.
 """
 
 from .channels_last_hook import ChannelsLastHook
-from .optimizers import rmsprop_tf
+from .gloo_runner import GlooRunner
+from .optimizers import gpu_amp_optim_wrapper, rmsprop_tf
 from .schedulers import TimmStepLR
 
-__all__ = ['ChannelsLastHook', 'TimmStepLR', 'rmsprop_tf']
+__all__ = [
+    'ChannelsLastHook',
+    'GlooRunner',
+    'TimmStepLR',
+    'gpu_amp_optim_wrapper',
+    'rmsprop_tf',
+]

@@ -1,15 +1,14 @@
-"""For mmpretrain; a config that uses it names this module in ``custom_imports``."""
+"""mmpretrain's moving average of the weights, tested without the raw weights."""
 
-from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from mmpretrain.engine.hooks import EMAHook
 
 
-@HOOKS.register_module()
 class DualEMAHook(EMAHook):
-    """Moving average of the weights: validate it beside the raw ones, test it alone.
+    """Validate the moving average beside the raw weights, but test it alone.
 
-    mmpretrain's own hook can validate both, but then also tests both, and the raw
-    weights' predictions overwrite those of the average where a test saves them.
+    mmpretrain's own hook either does both or neither. When it tests both, the
+    predictions of the raw weights overwrite those of the average in the saved files.
 
     Args:
         kwargs: As in mmpretrain's EMAHook.
@@ -18,12 +17,14 @@ class DualEMAHook(EMAHook):
     def __init__(self, **kwargs) -> None:
         super().__init__(evaluate_on_ema=True, evaluate_on_origin=True, **kwargs)
 
-    def after_test_epoch(self, runner, metrics=None) -> None:
-        """Put the raw weights back."""
+    def after_test_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Put the raw weights back without testing them."""
         self._swap_ema_parameters()
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Load the average, also from files that are a state dict by themselves."""
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Load the average; the file may also be a plain state dict."""
         if 'state_dict' not in checkpoint:
             checkpoint = {'state_dict': checkpoint}
         super().after_load_checkpoint(runner, checkpoint)

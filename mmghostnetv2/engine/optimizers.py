@@ -1,15 +1,20 @@
-from mmengine.registry import OPTIMIZERS
+from collections.abc import Iterable
+
+import torch
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from torch.optim import Optimizer
+
+from ..registry import OPTIM_WRAPPERS, OPTIMIZERS, register
 
 
-@OPTIMIZERS.register_module(name='RMSpropTF')
-def rmsprop_tf(params, **kwargs):
-    """Build timm's RMSpropTF, which the released weights were trained with.
+@register(OPTIMIZERS, 'RMSpropTF')
+def rmsprop_tf(params: Iterable, **kwargs) -> Optimizer:
+    """Build timm's RMSpropTF, the optimizer that the released weights were trained by.
 
-    Unlike torch's RMSprop it starts the mean square at one, adds epsilon inside the
-    root and has the learning rate in the momentum, all as TensorFlow does.
+    Unlike torch's RMSprop, it starts the mean square at one, adds epsilon inside the
+    square root and applies the learning rate to the momentum, as TensorFlow does.
 
-    timm is imported here, so that a config which names the optimizer does without timm
-    until it trains.
+    Only training needs timm, so it is imported here.
 
     Args:
         params (Iterable): Parameters or groups of them.
@@ -22,6 +27,20 @@ def rmsprop_tf(params, **kwargs):
         from timm.optim import RMSpropTF
     except ModuleNotFoundError as error:
         raise ImportError(
-            "the released recipe's optimizer RMSpropTF is timm's: pip install timm"
+            'RMSpropTF, the optimizer of the released recipe, is part of timm: '
+            'pip install timm'
         ) from error
     return RMSpropTF(params, **kwargs)
+
+
+@register(OPTIM_WRAPPERS, 'GPUAmpOptimWrapper')
+def gpu_amp_optim_wrapper(**kwargs) -> OptimWrapper:
+    """Build mmengine's AmpOptimWrapper on a GPU, its OptimWrapper on a CPU.
+
+    mmengine has mixed precision for GPUs only.
+
+    Args:
+        kwargs: As in mmengine's OptimWrapper.
+    """
+    wrapper = AmpOptimWrapper if torch.cuda.is_available() else OptimWrapper
+    return wrapper(**kwargs)

@@ -2,33 +2,35 @@ from math import inf
 
 import torch
 from mmengine.optim import _ParamScheduler
-from mmengine.registry import PARAM_SCHEDULERS
+
+from ..registry import PARAM_SCHEDULERS, register
 
 
-@PARAM_SCHEDULERS.register_module()
+@register(PARAM_SCHEDULERS)
 class TimmStepLR(_ParamScheduler):
-    """The learning rate as timm 0.3.2 set it for the released weights.
+    """The learning rate schedule of timm 0.3.2, which trained the released weights.
 
-    Stepped once an epoch. Epoch ``e`` has ``warmup_lr + e * (lr - warmup_lr) /
-    warmup_epochs`` while ``e < warmup_epochs``, else ``lr * decay_rate ** floor(e /
-    decay_epochs)``: the warm-up is no prefix, the decay counts its epochs, too. Within
-    ``noise_range`` the rate is multiplied by 1 plus a standard normal draw, repeated
-    until it is smaller than ``noise_limit``. The draw is that of a generator seeded
-    with ``noise_seed + e``, so a resumed training has the rate of one that ran through.
+    It is stepped once an epoch. The learning rate of epoch ``e`` is ``warmup_lr + e *
+    (lr - warmup_lr) / warmup_epochs`` while ``e < warmup_epochs``, and then ``lr *
+    decay_rate ** floor(e / decay_epochs)``, so the decay also counts the epochs of the
+    warm-up. Within ``noise_range`` the rate is multiplied by 1 plus a standard normal
+    number, which is drawn again until its size is below ``noise_limit``. The generator
+    is seeded with ``noise_seed + e``, so a resumed training has the same rates as one
+    without a break.
 
     Source: ``--sched step --decay-epochs 2.4 --decay-rate .973 --warmup-lr 1e-6
     --lr-noise 0.42 0.9`` of the authors' recipe, in timm's ``StepLRScheduler``.
 
     Args:
-        optimizer (Optimizer or BaseOptimWrapper): Whose learning rate to set.
+        optimizer (Optimizer or BaseOptimWrapper): Its learning rate is set.
         decay_epochs (float): Epochs from one decay to the next. Defaults to 2.4.
         decay_rate (float): Factor of each decay. Defaults to 0.973.
         warmup_epochs (int): Epochs of linear warm-up. Defaults to 3.
         warmup_lr (float): Learning rate of the first epoch. Defaults to 1e-6.
-        noise_range (tuple[float, float], optional): First epoch with noise and the
-            first without it again. None means no noise. Defaults to None.
-        noise_limit (float): Largest noise. Defaults to 0.67.
-        noise_seed (int): Seed of epoch 0. Defaults to 42.
+        noise_range (tuple[float, float], optional): The first epoch with noise, and the
+            first one after it without noise. None means no noise. Defaults to None.
+        noise_limit (float): Upper limit of the noise. Defaults to 0.67.
+        noise_seed (int): Seed of the noise of epoch 0. Defaults to 42.
         kwargs: ``begin``, ``end``, ``last_step``, ``by_epoch`` and ``verbose`` as in
             mmengine's own schedulers.
 

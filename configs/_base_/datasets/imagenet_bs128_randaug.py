@@ -4,10 +4,10 @@ data_root = 'data/imagenet'
 bgr_mean = [103.53, 116.28, 123.675]
 bgr_std = [57.375, 57.12, 58.395]
 
-# The operations of timm's rand-m9-mstd0.5, which is not the "increasing" variant
-# (-inc1) that mmpretrain has as preset: posterize and solarize weaken as the level
-# grows, and colours are only ever strengthened at level 9. A level of 10 means the end
-# of the range. timm interpolates in either way, at random, so each operation is here
+# The operations of timm's rand-m9-mstd0.5. It differs from the "increasing" variant
+# (-inc1), which is mmpretrain's preset: posterize and solarize become weaker at higher
+# levels, and colours are always strengthened at level 9. Level 10 is the end of a
+# range. timm chooses between two interpolations at random, so each operation is listed
 # twice.
 colour_operations = [
     dict(type='AutoContrast'),

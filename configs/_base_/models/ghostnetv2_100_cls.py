@@ -1,4 +1,4 @@
-# The classifier as released: average pooling, 1280 hidden units, dropout 0.2.
+# The released classifier: average pooling, 1280 hidden units, dropout 0.2.
 custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)
 
 data_preprocessor = dict(

@@ -1,11 +1,7 @@
 # The released recipe: 8 GPUs x 128 images, 450 epochs.
 max_epochs = 450
 optim_wrapper = dict(
-    # mixed precision, which mmengine has for GPUs only (an import statement would make
-    # mmengine read this file as a config of another kind)
-    type='AmpOptimWrapper'
-    if __import__('torch').cuda.is_available()
-    else 'OptimWrapper',
+    type='GPUAmpOptimWrapper',  # mixed precision, which mmengine has for GPUs only
     optimizer=dict(
         type='RMSpropTF',
         lr=0.064,

@@ -1,7 +1,7 @@
-# DFC attention as a plugin of mmdet's ResNet-50, in its RetinaNet 1x recipe: after the
-# 3x3 convolutions, where features are narrow and already strided, in the stages that
-# the recipe does not freeze. As in mmdet's configs of its own attention (GCNet), batch
-# norms are not frozen, since the gates change what they see.
+# DFC attention as a plugin of mmdet's ResNet-50, in mmdet's RetinaNet 1x recipe. It
+# follows the 3x3 convolutions, where the features have few channels and are already
+# strided, in the stages that the recipe does not freeze. As in mmdet's configs of
+# GCNet, batch norms are trained, because the gates change their inputs.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)

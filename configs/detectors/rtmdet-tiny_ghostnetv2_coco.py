@@ -1,4 +1,5 @@
-# mmdet's RTMDet-tiny recipe, with the colours that the released weights expect.
+# mmdet's RTMDet-tiny recipe, with the colour normalisation of the released
+# weights.
 _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 
 custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)
@@ -13,11 +14,7 @@ model = dict(
         widen_factor=1.0,
         out_indices=(4, 6, 8),
         norm_cfg=dict(type='SyncBN'),
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://github.com/huawei-noah/Efficient-AI-Backbones/releases/'
-            'download/GhostNetV2/ck_ghostnetv2_10.pth.tar',
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='ghostnet://ghostnetv2-100'),
     ),
     neck=dict(in_channels=[40, 112, 160]),
 )

@@ -1,5 +1,5 @@
-# A head as light as the backbone: FPN over strides 4 to 32, in mmseg's Semantic FPN
-# recipe with fewer channels.
+# mmseg's Semantic FPN recipe (strides 4 to 32) with fewer channels, so that the head is
+# as light as the backbone.
 _base_ = 'mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py'
 
 custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)
@@ -13,11 +13,7 @@ model = dict(
         widen_factor=1.0,
         out_indices=(2, 4, 6, 8),
         norm_cfg=dict(type='SyncBN', requires_grad=True),
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://github.com/huawei-noah/Efficient-AI-Backbones/releases/'
-            'download/GhostNetV2/ck_ghostnetv2_10.pth.tar',
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='ghostnet://ghostnetv2-100'),
     ),
     neck=dict(in_channels=[24, 40, 112, 160], out_channels=channels),
     decode_head=dict(in_channels=[channels] * 4, channels=channels),

@@ -1,0 +1,71 @@
+"""Training and testing in several processes without a GPU.
+
+mmengine's ``init_dist`` always selects a CUDA device, and its Runner gives the device
+to the wrapper of the model, so neither works on a CPU.
+"""
+
+import atexit
+
+import torch
+from mmengine.dist import is_distributed
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.runner import Runner
+from torch import distributed, nn
+
+from ..registry import RUNNERS, register
+
+
+@register(RUNNERS)
+class GlooRunner(Runner):
+    """mmengine's Runner, whose processes communicate by gloo where there is no GPU.
+
+    In a single process, or with a GPU, it is mmengine's Runner unchanged. A config
+    selects it by ``runner_type``, see ``configs/_base_/gloo_cpu.py``.
+
+    Args:
+        kwargs: As in mmengine's Runner.
+    """
+
+    @property
+    def _on_cpus(self) -> bool:
+        return self.distributed and not torch.cuda.is_available()
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Create the process group, which mmengine keeps, unless there is one already.
+
+        Raises:
+            ValueError: The launcher did not set RANK, WORLD_SIZE, MASTER_ADDR and
+                MASTER_PORT in the environment, as torchrun does.
+        """
+        if self._on_cpus and not is_distributed():
+            distributed.init_process_group('gloo')
+            # Threads of a group that still exists at exit may abort the process.
+            atexit.register(_leave)
+        super().setup_env(env_cfg)
+
+    def wrap_model(
+        self, model_wrapper_cfg: dict | None, model: nn.Module
+    ) -> nn.Module:
+        """Wrap the model in MMDistributedDataParallel.
+
+        On CPUs SyncBN becomes BN, which sees the images of its own process alone, since
+        torch has SyncBN for GPUs only.
+
+        Args:
+            model_wrapper_cfg (dict, optional): Arguments of MMDistributedDataParallel.
+            model (nn.Module): The model.
+        """
+        if not self._on_cpus:
+            return super().wrap_model(model_wrapper_cfg, model)
+        # The defaults are those of mmengine's Runner.
+        options = dict(
+            broadcast_buffers=False,
+            find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+        )
+        options.update(model_wrapper_cfg or {})
+        return MMDistributedDataParallel(revert_sync_batchnorm(model), **options)
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
