@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
+
+from .apis import read_config
 
 # Errors whose message says by itself what is wrong; others are shown with their type.
 READABLE = (ValueError, OSError, RuntimeError, ImportError)
@@ -94,6 +96,36 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='changes of the config, such as model.backbone.widen_factor=1.3',
     )
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config that the arguments of :func:`add_config` name and change.
+
+    Raises:
+        RuntimeError: There is no such config, or it fails; the message names it.
+    """
+    with named_errors(args.config):
+        cfg = read_config(args.config)
+        cfg.merge_from_dict(args.cfg_options)
+    return cfg
+
+
+def add_runner(parser: argparse.ArgumentParser) -> None:
+    """Add what mmengine's Runner needs beside the config, see :func:`runner_config`."""
+    add = parser.add_argument
+    add('--work-dir', metavar='DIR', help='folder of logs, metrics and checkpoints')
+    add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # torch.distributed.launch passes it; mmengine reads the LOCAL_RANK it also sets.
+    add('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)
+
+
+def runner_config(args: argparse.Namespace) -> Config:
+    """Read the config of :func:`load_config` and set its launcher and its work_dir."""
+    cfg = load_config(args)
+    cfg.launcher = args.launcher
+    default = cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
+    cfg.work_dir = args.work_dir or default
+    return cfg
 
 
 def add_shape(parser: argparse.ArgumentParser, **kwargs) -> None:

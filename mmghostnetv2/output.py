@@ -18,21 +18,26 @@ LOG_SECONDS = 30  # between two lines of progress where there is no terminal
 
 
 def require_free(paths: Iterable[Path], force: bool) -> None:
-    """Raise where a file exists and must not be overwritten.
+    """Raise where a file cannot be written, or exists and must not be overwritten.
 
     Args:
-        paths (Iterable[Path]): Files to write.
+        paths (Iterable[Path]): Files to write, before the work that makes them.
         force (bool): Whether files may be overwritten; folders may not.
 
     Raises:
         FileExistsError: A file exists and ``force`` is false.
-        IsADirectoryError: A path is a folder.
+        OSError: A path is a folder, or its own folder is a file or cannot be written.
     """
     for path in paths:
         if path.is_dir():
             raise IsADirectoryError(f'{path} is a folder')
         if path.exists() and not force:
             raise FileExistsError(f'{path} exists; --force overwrites it')
+        folder = next(p for p in path.absolute().parents if p.exists())
+        if not folder.is_dir():
+            raise NotADirectoryError(f'{folder} is not a folder')
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f'{folder} cannot be written to')
 
 
 @contextmanager
@@ -56,7 +61,7 @@ def written(out: Path) -> Iterator[Path]:
     try:
         target.mkdir(parents=True, exist_ok=True)
         # In the target's own folder, so that moving a file is renaming it.
-        with tempfile.TemporaryDirectory(prefix='.export-', dir=target) as folder:
+        with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=target) as folder:
             yield Path(folder, out.name)
             for path in sorted(Path(folder).iterdir()):
                 os.replace(path, target / path.name)
@@ -82,8 +87,9 @@ def require_same_config(work_dir: Path, config: Config) -> None:
     used = work_dir / 'quickstart_config.py'
     if used.exists() and used.read_text() != config.pretty_text:
         raise FileExistsError(
-            f'{config.filename} has changed since the training in {work_dir}: remove '
-            'that folder, or move it away, to train again'
+            f'{os.path.relpath(config.filename)} has changed since the training in '
+            f'{os.path.relpath(work_dir)}: remove that folder, or move it away, to '
+            'train again'
         )
     work_dir.mkdir(parents=True, exist_ok=True)
     used.write_text(config.pretty_text)

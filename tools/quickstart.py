@@ -17,6 +17,8 @@ from pathlib import Path
 from mmcv.ops import get_compiling_cuda_version
 from mmengine.config import Config
 
+from mmghostnetv2.output import require_same_config
+
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAIN = 'configs/digits/ghostnetv2_100_digits.py'
 # For each task: the library, the config to run and the one to go on with, and what the
@@ -71,19 +73,6 @@ def run(title: str, *command: str) -> None:
     if code:
         raise SystemExit(f'\n{title}: the command above failed with exit code {code}')
     print(f'=== {title}: done in {time.monotonic() - start:.0f} s', flush=True)
-
-
-def keep_apart(config: str, work_dir: str) -> None:
-    """Stop where a work directory holds a training by another version of the config."""
-    text = Config.fromfile(ROOT / config).pretty_text
-    used = ROOT / work_dir / 'quickstart_config.py'
-    if used.exists() and used.read_text() != text:
-        raise SystemExit(
-            f'{config} has changed since the training in {work_dir}: '
-            'remove that folder, or move it away, to train anew'
-        )
-    used.parent.mkdir(parents=True, exist_ok=True)
-    used.write_text(text)
 
 
 def last_checkpoint(work_dir: str) -> str:
@@ -152,8 +141,8 @@ def main() -> None:
             'seg': ['--cfg-options', 'train_cfg.max_iters=2', *weights],
         }[args.task]
 
-    keep_apart(PRETRAIN, pretrain_dir)
-    keep_apart(task['config'], work_dir)
+    for config, folder in ((PRETRAIN, pretrain_dir), (task['config'], work_dir)):
+        require_same_config(ROOT / folder, Config.fromfile(ROOT / config))
     mim = 'mim', 'train', task['library'], task['config']
     run('data', 'python', 'tools/datasets/make_digits.py')
     if args.task != 'cls':
@@ -170,7 +159,7 @@ def main() -> None:
     if args.task == 'det':
         data = 'data/digits/detection'
         draw = [f'{data}/annotations/instances_val.json', f'{data}/val']
-        draw += [f'{predictions}.bbox.json', '--out', drawn]
+        draw += [f'{predictions}.bbox.json', '--out', drawn, '--force']
         run('picture', 'python', 'tools/visualization/contact_sheet.py', *draw)
 
     missed = report(task, read_metrics(f'{work_dir}/test'))

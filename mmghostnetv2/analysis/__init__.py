@@ -1,24 +1,28 @@
-from ..deployment.runtimes import RUNTIMES, check_runtime
-from .complexity import count
+from .complexity import count, count_blocks
 from .latency import (
     Quartiles,
-    build_runner,
     describe_machine,
+    fit_power,
     paired_ratios,
     quartiles,
     randomize_norms,
     time_interleaved,
 )
+from .networks import build_network
+from .running import build_cuda_runner, build_runner, training_step
 
 __all__ = [
-    'RUNTIMES',
     'Quartiles',
+    'build_cuda_runner',
+    'build_network',
     'build_runner',
-    'check_runtime',
     'count',
+    'count_blocks',
     'describe_machine',
+    'fit_power',
     'paired_ratios',
     'quartiles',
     'randomize_norms',
     'time_interleaved',
+    'training_step',
 ]

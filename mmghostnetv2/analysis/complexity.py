@@ -7,7 +7,7 @@ from torch import nn
 
 OPERATORS = ('conv', 'linear')
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-# of a model, and of mmpretrain's TIMMBackbone
+# names of a model's backbone, and of the network in mmpretrain's TIMMBackbone
 BACKBONES = ('backbone', 'timm_model')
 
 
@@ -26,9 +26,8 @@ def _parameters(module: nn.Module) -> int:
 def count(network: nn.Module, size: int | tuple[int, int]) -> tuple[int, int]:
     """Count the parameters and the multiply-accumulates of one image.
 
-    Multiply-accumulates are those of convolutions and linear layers alone, which the
-    paper's tables call FLOPs; norms, activations and the products of self-attention
-    are free.
+    Only convolutions and linear layers count, as in the FLOPs of the paper's tables;
+    norms, activations and the products of self-attention do not.
 
     Args:
         network (nn.Module): Takes images of shape (1, 3, H, W); is left in eval mode.
@@ -64,17 +63,17 @@ def _blocks(
 def count_blocks(network: nn.Module, size: int | tuple[int, int]) -> list[Block]:
     """Count the parameters and the multiply-accumulates block by block.
 
-    Blocks are the network's children and those of its backbone, containers such as
-    ``nn.Sequential`` taken apart. What has neither parameters nor multiply-accumulates
-    is left out.
+    Blocks are the children of the network and of its backbone, and the items of
+    containers such as ``nn.Sequential``. Blocks without parameters and without
+    multiply-accumulates are left out.
 
     Args:
         network (nn.Module): As in :func:`count`.
         size (int | tuple[int, int]): As in :func:`count`.
 
     Returns:
-        list[Block]: In the order in which they are registered. What belongs to no
-        block is the last one's, named 'rest', where there is any.
+        list[Block]: In the order of registration. If something belongs to no block, it
+        is counted in a last one that is named 'rest'.
     """
     analyzer = _analyze(network, size)
     counters = analyzer.by_module_and_operator()

@@ -1,7 +1,7 @@
 """Latency of networks that are to be compared on one machine.
 
-A machine's speed drifts by more than networks differ. So all of them are built first,
-checked against torch, then run in turn, and compared within a round.
+The speed of a machine drifts by more than networks differ. Therefore all networks are
+built first, then run in turn, and compared within a round.
 """
 
 import os
@@ -17,67 +17,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-
-from ..deployment.runtimes import (
-    RUNTIMES,
-    TOLERANCE,
-    check_runtime,
-    flatten,
-    require_equal,
-)
-
-Runner = Callable[[], list[np.ndarray]]
-
-
-def build_runner(
-    network: nn.Module,
-    shape: Sequence[int],
-    runtime: str,
-    threads: int,
-    folder: Path | str,
-    name: str | None = None,
-) -> Runner:
-    """Make a network ready to be timed, and check that it still computes the same.
-
-    Args:
-        network (nn.Module): Takes one image batch, returns tensors or sequences of
-            them; is left in eval mode. At its initialisation it may hide a wrong
-            export, see :func:`randomize_norms`.
-        shape (Sequence[int]): Shape of the input, (N, C, H, W); its values are random.
-        runtime (str): Where it runs, on the CPU: 'onnxruntime', a static export by
-            torch's TorchScript exporter; 'torch', eager; 'compiled', torch.compile;
-            'openvino' or 'ncnn', both by way of the static export; or 'litert'.
-        threads (int): Threads that compute one operator.
-        folder (Path | str): Existing folder for the files ``name``.onnx, .xml etc.
-        name (str, optional): Name of the network; that of its class by default.
-
-    Returns:
-        Callable: Runs the network once and returns its outputs, a flat list of arrays.
-
-    Raises:
-        ValueError: ``runtime`` is unknown or ``threads`` below 1.
-        ImportError: The runtime is not installed.
-        RuntimeError: The outputs are further than 1e-4 of torch's largest value from
-            torch's. The TorchScript exporter silently leaves out some operations, such
-            as an in-place one on a chunk.
-    """
-    check_runtime(runtime)
-    if threads < 1:
-        raise ValueError(f'threads must be at least 1, got {threads}')
-    name = name or type(network).__name__
-    network.eval()
-    x = torch.rand(*shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        expected = flatten(network(x))
-    convert, open_model, _ = RUNTIMES[runtime]
-    session = open_model(convert(network, x, Path(folder, name)), threads)
-    images = x.numpy()
-    try:
-        require_equal(session(images), expected, TOLERANCE, runtime)
-    except RuntimeError as error:
-        raise RuntimeError(f'{name}: {error}') from error
-    return lambda: session(images)
 
 
 @torch.no_grad()
@@ -86,23 +25,28 @@ def randomize_norms(
 ) -> nn.Module:
     """Make an untrained network sensitive to what a wrong export changes.
 
-    At initialisation features fade from layer to layer and gates stay near one half, so
-    that, say, another up-sampling differs by less than rounding. Here the batch norms
-    get random weights and biases and the statistics of random images. The latency does
-    not depend on them.
+    At initialisation features fade from layer to layer and gates stay near one half.
+    Another up-sampling, for example, then changes the outputs by less than rounding
+    does. Here the batch norms get random weights and biases and the statistics of
+    random images. The latency does not depend on them.
 
     Args:
         network (nn.Module): Is changed in place and left in eval mode.
-        shape (Sequence[int]): Shape of the images, (N, C, H, W). Statistics of too few
-            values, as of two images of 64 pixels, make a network that also amplifies
-            the differences of rounding, beyond 1e-4.
+        shape (Sequence[int]): Shape of the images, (N, C, H, W). With statistics of
+            too few values, as of two images of 64 pixels, the network amplifies
+            rounding to more than 1e-4.
         seed (int): Seed of all random values.
 
     Returns:
         nn.Module: ``network`` itself.
     """
     generator = torch.Generator().manual_seed(seed)
-    norms = [m for m in network.eval().modules() if isinstance(m, _BatchNorm)]
+    network.eval()
+    norms = [
+        module
+        for module in network.modules()
+        if getattr(module, 'running_mean', None) is not None
+    ]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train().reset_running_stats()
@@ -124,8 +68,8 @@ def time_interleaved(
 ) -> dict[str, list[float]]:
     """Time runners in turn: in each round every one runs once.
 
-    The order is another one in each round, since what ran before leaves its traces in
-    caches and clock rates.
+    The order changes from round to round, because the network that ran before leaves
+    its traces in caches and clock rates.
 
     Args:
         runners (Mapping[str, Callable]): What to time, by name.
@@ -173,12 +117,31 @@ def quartiles(values: Sequence[float]) -> Quartiles:
     return Quartiles(*np.percentile(values, (25, 50, 75)).tolist())
 
 
+def fit_power(pixels: Sequence[float], costs: Sequence[float]) -> tuple[float, float]:
+    """Fit cost = factor * pixels ** exponent by least squares on logarithms.
+
+    Args:
+        pixels (Sequence[float]): Numbers of pixels.
+        costs (Sequence[float]): Time or memory for each; those that are not above 0
+            are left out, since they have no logarithm.
+
+    Returns:
+        tuple[float, float]: Exponent and factor, NaN for fewer than two numbers of
+        pixels.
+    """
+    points = [(p, cost) for p, cost in zip(pixels, costs, strict=True) if cost > 0]
+    if len({p for p, _ in points}) < 2:
+        return np.nan, np.nan
+    exponent, offset = np.polyfit(*np.log(np.transpose(points)), 1)
+    return float(exponent), float(np.exp(offset))
+
+
 def paired_ratios(
     seconds: Mapping[str, Sequence[float]], reference: str
 ) -> dict[str, Quartiles]:
-    """Compare times to those of the reference in the same round.
+    """Divide times by those of the reference in the same round.
 
-    What slows a whole round down leaves the ratio as it is.
+    A slow phase of the machine that lasts a whole round does not change the ratio.
 
     Args:
         seconds (Mapping[str, Sequence[float]]): What :func:`time_interleaved` returns.

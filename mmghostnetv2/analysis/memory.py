@@ -1,5 +1,6 @@
-"""Peak memory, measured in a process of its own."""
+"""Peak memory of a model, measured in a process of its own."""
 
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from multiprocessing import get_context
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from ..deployment.runtimes import RUNTIMES
 from .networks import apply_options, build_network
-from .running import start
+from .running import start, training_step
 
 
 def _status(field: str) -> int:
@@ -19,16 +20,24 @@ def _status(field: str) -> int:
 
 
 def _measure(
-    model: str | Path, runtime: str, cfg_options: dict | None, options: dict
+    model: str | Path,
+    runtime: str,
+    shape: Sequence[int],
+    threads: int,
+    train: bool,
+    cfg_options: dict | None,
 ) -> int:
     weights = 0
     for module in RUNTIMES[runtime].modules:
         import_module(module)
     if isinstance(model, str):
         model = apply_options(build_network(model, cfg_options), model)
-        weights = sum(x.numel() * x.element_size() for x in model.state_dict().values())
+        weights = sum(x.nbytes for x in model.state_dict().values())
     before = _status('VmRSS')
-    run = start(model, runtime=runtime, **options)
+    if train:
+        run = training_step(model, shape, threads)
+    else:
+        run = start(model, shape, runtime, threads)
     for _ in range(3):
         run()
     Path('/proc/self/clear_refs').write_text('5')  # forgets the peak so far
@@ -37,23 +46,32 @@ def _measure(
 
 
 def peak_memory(
-    model: str | Path, runtime: str, cfg_options: dict | None = None, **options
+    model: str | Path,
+    runtime: str,
+    shape: Sequence[int],
+    threads: int,
+    train: bool = False,
+    cfg_options: dict | None = None,
 ) -> int:
-    """Measure the memory of a model, beside that of Python and its libraries.
+    """Measure the memory of a model without that of Python and its libraries.
 
     Args:
         model (str | Path): File for the runtime, or a network's name with its options,
             see :func:`~mmghostnetv2.analysis.networks.build_network`.
-        runtime (str): A key of ``RUNTIMES``.
+        runtime (str): A key of ``RUNTIMES``; a training does not use it.
+        shape (Sequence[int]): Shape of the images, (N, C, H, W).
+        threads (int): Threads that compute one operator.
+        train (bool): Whether to do training steps instead of inference.
         cfg_options (dict, optional): Changes of the network's config.
-        options: Other arguments of :func:`~mmghostnetv2.analysis.running.start`.
 
     Returns:
-        int: Bytes of the weights and of all that the process takes beyond at its peak
-        in the fourth run. What the first ones take alone, as to compile, is left out.
+        int: Bytes of the weights plus all other memory of the process at its peak in
+        the fourth run. Memory that only the first runs need, to compile for example,
+        does not count.
 
     Raises:
-        OSError: The system is no Linux.
+        OSError: The system is not Linux.
     """
+    arguments = model, runtime, shape, threads, train, cfg_options
     with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
-        return pool.submit(_measure, model, runtime, cfg_options, options).result()
+        return pool.submit(_measure, *arguments).result()

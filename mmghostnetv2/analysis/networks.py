@@ -1,22 +1,22 @@
-"""Networks by name, for what counts and times them."""
+"""Networks by name, to be counted and timed."""
 
 import torch
 from torch import Tensor, nn
 
+from ..acceleration import accelerate
 from ..apis import init_model
-from ..deployment.channel_padding import pad_ghost_channels
-from ..models import fold_norms, pack_convs
+from ..models import fold_norms
 
 
 def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
-    """Make the second stage of a two-stage detector look at the same regions always.
+    """Make the second stage of a two-stage detector always look at the same regions.
 
-    Without post-processing ``model(images)`` then returns tensors for every model of
+    Then ``model(images)`` returns tensors without post-processing for every model of
     mmpretrain, mmdet and mmseg, and its cost does not depend on what it detects.
 
     Args:
-        model (nn.Module): Any of these; all but a detector with ``rpn_head`` and
-            ``roi_head`` stays as it is.
+        model (nn.Module): Any of these. Only a detector with ``rpn_head`` and
+            ``roi_head`` is changed.
         number (int): Regions of an image.
 
     Returns:
@@ -42,9 +42,7 @@ def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
 
 
 class Backbone(nn.Module):
-    """A backbone whose ``eval()`` and ``train()`` return it.
-
-    Those of mmpretrain's own return nothing.
+    """A backbone whose ``eval()`` and ``train()`` return it; mmpretrain's return None.
 
     Args:
         backbone (nn.Module): The backbone.
@@ -73,15 +71,14 @@ class ChannelsLast(nn.Module):
         return self.network(x.contiguous(memory_format=torch.channels_last))
 
 
-PADS = {'pad8': 8, 'pad16': 16}
-OPTIONS = ('backbone', 'deploy', *PADS, 'channels_last')
+OPTIONS = ('backbone', 'deploy', 'accelerate', 'channels_last')
 
 
 def split_options(text: str) -> tuple[str, list[str]]:
     """Split ``NAME+OPTION...`` into the name of a network and its options.
 
     Raises:
-        ValueError: An option is none of ``OPTIONS``.
+        ValueError: An option is not one of ``OPTIONS``.
     """
     name, *options = text.split('+')
     for option in options:
@@ -95,12 +92,12 @@ def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
     """Build a network without weights that maps a batch of images to tensors.
 
     Args:
-        text (str): A config of mmpretrain, mmdet or mmseg, its file or name, without
-            post-processing; ``timm:NAME``; ``TIMMBackbone:NAME``, timm's as
-            mmpretrain wraps it, with features of strides 4 to 32, for GhostNetV2 those
-            of stages 1, 3, 5 and 7; or ``mmpretrain:NAME``, a model of mmpretrain's
-            hub. ``+backbone`` behind it is the model's backbone alone; the other
-            options are for :func:`apply_options`.
+        text (str): File or name of a config of mmpretrain, mmdet or mmseg, whose model
+            is run without post-processing; ``timm:NAME``; ``TIMMBackbone:NAME``, a
+            network of timm as mmpretrain wraps it, with features of strides 4 to 32,
+            in GhostNetV2 those of stages 1, 3, 5 and 7; or ``mmpretrain:NAME``, a model
+            of mmpretrain's hub. With ``+backbone`` behind it, it is the model's
+            backbone alone; the other options are those of :func:`apply_options`.
         cfg_options (dict, optional): Changes of the config, keys with dots.
 
     Returns:
@@ -124,7 +121,7 @@ def _build(name: str, cfg_options: dict | None) -> nn.Module:
     if not model:
         return fix_regions(init_model(name, cfg_options=cfg_options))
     if cfg_options:
-        raise ValueError(f'{name} is no config, so it takes no {min(cfg_options)}=')
+        raise ValueError(f'{name} has no config to change by {min(cfg_options)}=')
     if library in ('timm', 'TIMMBackbone'):
         import timm
 
@@ -148,10 +145,11 @@ def _build(name: str, cfg_options: dict | None) -> nn.Module:
 
 
 def apply_options(network: nn.Module, text: str) -> nn.Module:
-    """Apply the options of a name that leave what is computed as it is.
+    """Apply those options of a name that do not change what the network computes.
 
-    These are ``+deploy``, folded and packed; ``+pad8`` or ``+pad16``, folded, with
-    ghost halves padded for ONNX Runtime; and ``+channels_last``.
+    ``+deploy`` folds the batch norms, ``+accelerate`` puts the modules of
+    :mod:`mmghostnetv2.acceleration` in the place of plain ones, and ``+channels_last``
+    changes the memory format.
 
     Args:
         network (nn.Module): What :func:`build_network` returns for ``text``; is changed
@@ -163,9 +161,9 @@ def apply_options(network: nn.Module, text: str) -> nn.Module:
     """
     _, options = split_options(text)
     if 'deploy' in options:
-        network = pack_convs(fold_norms(network))
-    for option in PADS.keys() & set(options):
-        network = pad_ghost_channels(fold_norms(network), PADS[option])
+        fold_norms(network)
+    if 'accelerate' in options:
+        accelerate(network)
     return ChannelsLast(network) if 'channels_last' in options else network
 
 
@@ -173,15 +171,15 @@ def apply_options(network: nn.Module, text: str) -> nn.Module:
 def copy_weights(source: nn.Module, target: nn.Module) -> None:
     """Give a network the weights of another one, in the order of their layers.
 
-    For one network in the code of two libraries, whose parameters have other names. A
-    1x1 convolution fits a linear layer.
+    Two libraries name the parameters of one network differently, but register its
+    layers in the same order. A 1x1 convolution fits a linear layer.
 
     Args:
         source (nn.Module): Has the weights.
         target (nn.Module): Gets them.
 
     Raises:
-        ValueError: They are no two of one network.
+        ValueError: The weights of one do not fit the other.
     """
     ours, theirs = (list(n.state_dict().items()) for n in (target, source))
     if len(ours) != len(theirs):

@@ -1,19 +1,148 @@
-"""Models made ready to be run once at a time, for inference or a training step."""
+"""Networks made ready to be timed: inference in a runtime, or a step of a training."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
-from ..deployment.runtimes import RUNTIMES, tensors
+from ..deployment.runtimes import (
+    RUNTIMES,
+    TOLERANCE,
+    check_runtime,
+    flatten,
+    require_equal,
+    tensors,
+)
+
+Runner = Callable[[], object]
+CUDA_RUNTIMES = ('torch', 'compiled', 'cudagraph')
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 
 def random_images(shape: Sequence[int]) -> Tensor:
-    """Return images of shape (N, C, H, W), from 0 to 1, always the same ones."""
+    """Return images of shape (N, C, H, W) from 0 to 1, the same ones at each call."""
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def start(
+    model: nn.Module | Path, shape: Sequence[int], runtime: str, threads: int
+) -> Callable[[], list[np.ndarray]]:
+    """Open a model in a runtime.
+
+    Args:
+        model (nn.Module | Path): What the runtime opens: a network or a file.
+        shape (Sequence[int]): Shape of the images, (N, C, H, W).
+        runtime (str): A key of ``RUNTIMES``.
+        threads (int): Threads that compute one operator.
+
+    Returns:
+        Callable: Runs the model once on :func:`random_images` and returns its outputs.
+    """
+    return partial(RUNTIMES[runtime].open(model, threads), random_images(shape).numpy())
+
+
+def build_runner(
+    network: nn.Module,
+    shape: Sequence[int],
+    runtime: str,
+    threads: int,
+    path: Path,
+    expected: Sequence[np.ndarray] | None = None,
+) -> tuple[Runner, nn.Module | Path]:
+    """Make a network ready to be timed on the CPU, and check what it computes there.
+
+    Args:
+        network (nn.Module): Takes one image batch, returns tensors or sequences of
+            them; is left in eval mode. At its initialisation it may hide a wrong
+            export, see :func:`~mmghostnetv2.analysis.randomize_norms`.
+        shape (Sequence[int]): Shape of the images, (N, C, H, W).
+        runtime (str): A key of ``RUNTIMES``.
+        threads (int): Threads that compute one operator.
+        path (Path): File for the runtime, without its suffix.
+        expected (Sequence[np.ndarray], optional): What the network must compute.
+            Defaults to its own outputs in torch.
+
+    Returns:
+        tuple[Callable, nn.Module | Path]: A function that runs the network once and
+        returns its outputs, and what the runtime opened: the network or a file.
+
+    Raises:
+        ValueError: The runtime is unknown.
+        ImportError: The runtime is not installed.
+        RuntimeError: An output is further from the expected one than 1e-4 of its
+            largest value.
+    """
+    check_runtime(runtime)
+    images = random_images(shape)
+    network.eval()
+    if expected is None:
+        with torch.no_grad():
+            expected = flatten(network(images))
+    model = RUNTIMES[runtime].convert(network, images, path)
+    run = start(model, shape, runtime, threads)
+    require_equal(run(), expected, TOLERANCE, runtime)
+    return run, model
+
+
+def build_cuda_runner(
+    network: nn.Module,
+    shape: Sequence[int],
+    runtime: str,
+    expected: Sequence[np.ndarray],
+    amp: bool = False,
+) -> Runner:
+    """Make a network ready to be timed on a GPU, and check what it computes there.
+
+    Args:
+        network (nn.Module): Is moved to the GPU.
+        shape (Sequence[int]): Shape of the images, (N, C, H, W).
+        runtime (str): 'torch', eager; 'compiled', torch.compile with weights as
+            constants; or 'cudagraph', which replays what eager launches.
+        expected (Sequence[np.ndarray]): Its outputs on the CPU.
+        amp (bool): Whether to compute in mixed precision.
+
+    Returns:
+        Callable: Runs the network once, and waits until it is done.
+
+    Raises:
+        RuntimeError: There is no GPU, or an output is further from the CPU's than 1e-3
+            of its largest value, 5e-2 in mixed precision.
+    """
+    network, images = network.cuda().eval(), random_images(shape).cuda()
+    if runtime == 'compiled':
+        options = {'freezing': True}
+        network = torch.compile(network, fullgraph=True, dynamic=False, options=options)
+
+    # A CUDA graph cannot be captured with the tensors of inference mode.
+    @torch.no_grad()
+    def compute():
+        with torch.autocast('cuda', enabled=amp):
+            return network(images)
+
+    for _ in range(3):  # libraries choose their algorithms, which no graph may hold
+        outputs = compute()
+    run = compute
+    if runtime == 'cudagraph':
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = compute()
+
+        # A graph knows the addresses alone, so both are kept alive here.
+        def run(alive=(network, images)):
+            graph.replay()
+
+        run()
+    arrays = [tensor.float().cpu().numpy() for tensor in tensors(outputs)]
+    require_equal(arrays, expected, 5e-2 if amp else 1e-3, runtime)
+
+    def timed() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    return timed
 
 
 def training_step(
@@ -30,8 +159,8 @@ def training_step(
 
     Args:
         network (nn.Module): Takes one image batch, returns tensors or sequences of
-            them; is left in train mode, its dropout switched off, so that the losses of
-            equal networks are equal.
+            them. It is left in train mode with its dropout switched off, so that the
+            losses of equal networks are equal.
         shape (Sequence[int]): Shape of the images, (N, C, H, W).
         threads (int): Threads that compute one operator on the CPU.
         device (str): 'cpu' or 'cuda'.
@@ -42,9 +171,9 @@ def training_step(
     """
     network = network.to(device).train()
     for module in network.modules():
-        if isinstance(module, _DropoutNd):
+        if isinstance(module, DROPOUTS):
             module.p = 0
-        elif hasattr(module, 'drop_rate'):  # timm's classifiers, which call a function
+        elif hasattr(module, 'drop_rate'):  # timm's classifiers call a function
             module.drop_rate = 0
     images = random_images(shape).to(device)
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -63,29 +192,3 @@ def training_step(
         return loss.item()
 
     return step
-
-
-def start(
-    model: nn.Module | Path,
-    shape: Sequence[int],
-    runtime: str,
-    threads: int,
-    train: bool = False,
-) -> Callable[[], object]:
-    """Make a model ready to run on the CPU.
-
-    Args:
-        model (nn.Module | Path): What ``RUNTIMES[runtime].convert`` returns.
-        shape (Sequence[int]): Shape of the images, (N, C, H, W).
-        runtime (str): A key of ``RUNTIMES``; for a training it does not matter.
-        threads (int): Threads that compute one operator.
-        train (bool): Whether to train the network, see :func:`training_step`.
-
-    Returns:
-        Callable: Runs it once on :func:`random_images`; returns the outputs, a flat
-        list of arrays, or of a training the loss.
-    """
-    if train:
-        return training_step(model, shape, threads)
-    session = RUNTIMES[runtime].open(model, threads)
-    return partial(session, random_images(shape).numpy())

@@ -1,11 +1,10 @@
-"""What DFC attention looks at: GhostNetV2 paper, Eqs. 3 to 6 and Figure 6."""
+"""Maps of what DFC attention looks at: GhostNetV2 paper, Eqs. 3 to 6 and Figure 6."""
 
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..models import DFCAttention
 
@@ -13,23 +12,23 @@ from ..models import DFCAttention
 def record_inputs(
     model: nn.Module, forward: Callable[[], object]
 ) -> dict[str, tuple[DFCAttention, Tensor]]:
-    """Run a network and keep what each of its DFC attentions gets to see.
+    """Run a network and record the input of each of its DFC attentions.
 
     Args:
         model (nn.Module): Any network.
-        forward (Callable): Runs it, without arguments.
+        forward (Callable): Function without arguments that runs it.
 
     Returns:
         dict[str, tuple[DFCAttention, Tensor]]: For each attention that ran, by the
         module's path and in the order of running, the attention and its input features
-        X, of shape (N, in_channels, H, W), part of autograd's graph where there is one.
-        If it ran several times, those of the first.
+        X, of shape (N, in_channels, H, W), part of autograd's graph if there is one.
+        For an attention that ran several times these are the features of the first run.
     """
     inputs = {}
 
     def record(path: str, attention: DFCAttention, args: tuple) -> None:
         if path not in inputs:
-            # a copy, since what follows may work in place
+            # The next layer may change the features in place.
             inputs[path] = attention, args[0].clone()
 
     hooks = [
@@ -48,15 +47,15 @@ def record_inputs(
 def down_sampled_position(
     size: tuple[int, int], position: tuple[int, int]
 ) -> tuple[int, int]:
-    """Find where in the half-sized maps the gate at a position comes from.
+    """Find the position in the half-sized maps whose value up-sampling takes.
 
     Args:
         size (tuple[int, int]): Height and width of the attention's input features.
         position (tuple[int, int]): Row and column of a value of the gate.
 
     Returns:
-        tuple[int, int]: Row and column of the value that up-sampling to the nearest
-        takes there.
+        tuple[int, int]: Row and column of the value that nearest-neighbour
+        up-sampling takes for this position.
     """
     row, column = (
         p * max(side // 2, 1) // side for p, side in zip(position, size, strict=True)
@@ -70,18 +69,19 @@ def decoupled_attention(
     position: tuple[int, int],
     channel: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights by which the features Z enter the attention A (Eqs. 4 and 5, Figure 6).
+    """Compute the weights of the features Z in the attention A (Eqs. 4, 5, Figure 6).
 
-    In each channel, A at a position is a weighted sum of Z, what the 1x1 convolution
-    makes of the down-sampled input. The weight of Z at row h' and column w' is that of
-    h' in the column's FC layer times that of w' in the row's, both with the scale of
-    the norm behind them. The weights depend on no image.
+    Z is the output of the 1x1 convolution on the down-sampled input. In each channel, A
+    at a position is a weighted sum of Z. The weight of Z at row h' and column w' is the
+    weight of h' in the column's FC layer times the weight of w' in the row's, both with
+    the scale of the norm behind them. The weights do not depend on the image.
 
     Args:
         attention (DFCAttention): The attention, in eval mode, with batch norms.
         size (tuple[int, int]): Height and width of its input features X.
-        position (tuple[int, int]): Row and column of a value of the gate. In A it is
-            the :func:`down_sampled_position`.
+        position (tuple[int, int]): Row and column of a value of the gate. Its place in
+            A is the :func:`down_sampled_position`.
+        channel (int, optional): Channel of the gate; the mean over all by default.
 
     Returns:
         tuple[Tensor, Tensor, Tensor]: Means over the channels of the absolute vertical
@@ -91,7 +91,7 @@ def decoupled_attention(
     Raises:
         IndexError: The position lies outside the features.
         RuntimeError: The attention is in training mode.
-        TypeError: A norm is no batch norm, and so has no scale that is a weight.
+        TypeError: A norm is not a batch norm, so that its scale depends on the image.
     """
     _check(attention, size, position)
     _, _, row, row_norm, column, column_norm = attention
@@ -110,11 +110,11 @@ def full_attention(
     position: tuple[int, int],
     channel: int | None = None,
 ) -> Tensor:
-    """How much the gate at one position depends on every position of the features.
+    """Compute how the gate at one position depends on every position of the features.
 
-    This is the FC layer of Eq. 3 that the whole attention stands for, from its input X
-    to the gate, linearised at X: the mean over the channels c of the gate of the 2-norm
-    over the channels of X of d gate_c(position) / d X(:, h', w').
+    This is the FC layer of Eq. 3 that the whole attention replaces, from its input X to
+    the gate, linearised at X: d gate_c(position) / d X(:, h', w'), of which the result
+    is the 2-norm over the channels of X and then the mean over the channels c.
 
     Args:
         attention (DFCAttention): The attention, in eval mode.
@@ -137,7 +137,7 @@ def full_attention(
         channels = channels[[channel]]
     total = features.new_zeros(size)
     for part in channels.split(32):
-        # a copy of X for each channel of the gate: one backward pass serves them all
+        # With a copy of X for each channel of the gate one backward pass is enough.
         copies = features.detach().expand(len(part), -1, -1, -1).requires_grad_()
         with torch.enable_grad():
             gate = attention.gate(copies)[:, :, position[0], position[1]]
@@ -153,11 +153,11 @@ def image_sensitivity(
     position: tuple[int, int],
     channel: int | None = None,
 ) -> Tensor:
-    """How much the gate at one position depends on every pixel of the image.
+    """Compute how the gate at one position depends on every pixel of the image.
 
-    That is the 2-norm over the colours of d g / d image(:, y, x), g one channel of the
-    gate or the mean over them; it goes through all layers before the attention, other
-    gates among them.
+    This is the 2-norm over the colours of d g / d image(:, y, x), where g is one
+    channel of the gate or the mean over all. The gradient passes all layers before the
+    attention, other attentions among them.
 
     Args:
         attention (DFCAttention): The attention, in eval mode.
@@ -193,8 +193,11 @@ def _check(attention: DFCAttention, size, position: tuple[int, int]) -> None:
 
 
 def _line(conv: nn.Conv2d, norm: nn.Module, side: int, index: int) -> Tensor:
-    """Absolute weights of a half-sized line for its pixel ``index``, (C, side / 2)."""
-    if not isinstance(norm, _BatchNorm):
+    """Return the absolute weights of a half-sized line for its pixel ``index``.
+
+    They have the shape (C, side / 2).
+    """
+    if getattr(norm, 'running_var', None) is None:
         raise TypeError(
             'the weights of DFC attention include the scales of its norms, which must '
             f'be batch norms, got {type(norm).__name__}'

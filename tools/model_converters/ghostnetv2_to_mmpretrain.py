@@ -1,33 +1,32 @@
-"""Rename a classifier's weights from the released layout to mmpretrain's, or back.
-
-mmpretrain loads released and timm's files as they are. This is for what reads the
-parameters of a file by itself, and, with --reverse, for own trainings that timm or the
-released code shall load. Averaged weights (EMA) are preferred where a file has both.
-
-Before anything is written, the network that the file describes is built with both
-layouts, and their logits are compared.
+r"""Rename a classifier's weights from the released layout to mmpretrain's, or back.
 
 Example:
-    python tools/model_converters/ghostnetv2_to_mmpretrain.py ck_ghostnetv2_10.pth.tar \
-        ghostnetv2_100.pth
+    python tools/model_converters/ghostnetv2_to_mmpretrain.py \
+        ck_ghostnetv2_10.pth.tar --out ghostnetv2_100.pth
+
+mmpretrain loads released files and timm's as they are. This tool is for programs that
+read the parameters of a file themselves and, with --reverse, for own trainings that
+timm or the released code will load. If a file has averaged weights (EMA), these are
+taken.
+
+Before anything is written, the tool builds the network that the file describes with
+both layouts and compares their logits.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
-from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmghostnetv2 import config_path
+from mmghostnetv2.apis import read_config
+from mmghostnetv2.arguments import add_out, make_parser, run_tool
 from mmghostnetv2.checkpoint import (
     mmpretrain_to_released,
     read_weights,
     released_to_mmpretrain,
 )
 from mmghostnetv2.models import GhostNet, GhostNetV2
+from mmghostnetv2.output import require_free, written
 
 
 def convert(src: str, reverse: bool = False) -> dict[str, Tensor]:
@@ -45,7 +44,7 @@ def convert(src: str, reverse: bool = False) -> dict[str, Tensor]:
     if reverse:
         stem, other = other, stem
     if stem not in weights:
-        hint = 'the wrong direction' if other in weights else 'no GhostNet'
+        hint = 'the wrong direction' if other in weights else 'not a GhostNet'
         raise ValueError(f'{src} has no {stem}: {hint}')
     try:
         if reverse:
@@ -71,7 +70,7 @@ def check(released: dict[str, Tensor], converted: dict[str, Tensor]) -> None:
         ValueError: The logits differ.
     """
     v2 = any('.short_conv.' in key for key in released)
-    # the widest layer tells the width best: the stem of 1.1x is that of 1.0x
+    # The widest layer tells the width; the stems of 1.1x and 1.0x are equal.
     width = round(len(released['blocks.9.0.conv.weight']) / 960, 2)
     backbone = (GhostNetV2 if v2 else GhostNet)(width).eval()
     images = torch.randn(2, 3, 96, 96)
@@ -87,7 +86,7 @@ def check(released: dict[str, Tensor], converted: dict[str, Tensor]) -> None:
         hidden.flatten(1), released['classifier.weight'], released['classifier.bias']
     )
 
-    cfg = Config.fromfile(config_path('ghostnetv2_100_in1k')).model
+    cfg = read_config('ghostnetv2_100_in1k').model
     cfg.backbone.update(type=type(backbone).__name__, widen_factor=width)
     cfg.head.update(
         in_channels=features.shape[1],
@@ -95,7 +94,7 @@ def check(released: dict[str, Tensor], converted: dict[str, Tensor]) -> None:
         num_classes=expected.shape[1],
     )
     classifier = MODELS.build(cfg).eval()
-    # by itself the classifier would take released names, too
+    # The classifier would load released names, too, so they are refused here.
     strangers = converted.keys() - classifier.state_dict().keys()
     if strangers:
         raise KeyError(f'mmpretrain has no {min(strangers)}')
@@ -105,27 +104,20 @@ def check(released: dict[str, Tensor], converted: dict[str, Tensor]) -> None:
         raise ValueError(f'the logits differ by {difference:.1e} of the largest')
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv=None):
+    parser = make_parser(__doc__)
     parser.add_argument('src', metavar='SRC', help='file or URL to read')
-    parser.add_argument('dst', metavar='DST', type=Path, help='file to write')
+    add_out(parser, 'checkpoint to write', required=True)
     parser.add_argument(
         '--reverse', action='store_true', help="from mmpretrain's names to released"
     )
-    parser.add_argument('--force', action='store_true', help='overwrite DST')
-    args = parser.parse_args()
-    if args.dst.exists() and not args.force:
-        raise SystemExit(f'{args.dst} exists; --force overwrites it')
-    try:
+    args = parser.parse_args(argv)
+    require_free([args.out], args.force)
+    with written(args.out) as path:
         weights = convert(args.src, args.reverse)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise SystemExit(f'{type(error).__name__}: {error}') from error
-    args.dst.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({'state_dict': weights}, args.dst)
-    print(f'wrote {len(weights)} parameters and buffers to {args.dst}')
+        torch.save({'state_dict': weights}, path)
+    print(f'wrote {len(weights)} parameters and buffers to {args.out}')
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

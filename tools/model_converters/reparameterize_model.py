@@ -1,41 +1,43 @@
-"""Fold the batch norms of a trained model into its convolutions, for inference.
-
-Takes a config and a checkpoint of mmpretrain, mmdet or mmseg, and folds backbone, neck
-and head. What it writes, a checkpoint and its config beside it, runs as any other one
-with the library's own test command and inferencers, but cannot be trained. Segmentors
-lose their auxiliary head, which serves training alone.
-
-Nothing is written unless the model that the new config builds from the new weights
-computes the same as the old one, within 1e-5 of each output's largest value. Both are
-compared in double precision, so that rounding does not hide what folding does; written
-are single ones.
+r"""Fold the batch norms of a trained model into its convolutions, for inference.
 
 Example:
     python tools/model_converters/reparameterize_model.py \
         configs/yolov3_ghostnetv2_320.py \
-        work_dirs/yolov3_ghostnetv2_320/epoch_30.pth deployed/yolov3.pth
+        work_dirs/yolov3_ghostnetv2_320/epoch_30.pth --out deployed/yolov3.pth
     mim test mmdet deployed/yolov3.py --checkpoint deployed/yolov3.pth
-"""
 
-import argparse
-from pathlib import Path
+The model is one of mmpretrain, mmdet or mmseg; its backbone, neck and head are folded.
+The tool writes a checkpoint and its config beside it, which the library's own test
+command and inferencers take as any other. The model cannot be trained any more.
+Segmentors lose their auxiliary head, which serves training alone.
+
+Nothing is written unless the model that the new config builds from the new weights
+computes the same as the old one, within 1e-5 of each output's largest value. Both are
+compared in double precision, so that rounding does not hide errors of the folding; the
+file has single precision.
+"""
 
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from mmghostnetv2 import init_model
 from mmghostnetv2.analysis.networks import fix_regions
-from mmghostnetv2.apis import read_config
-from mmghostnetv2.deployment.export import require_free, written
+from mmghostnetv2.arguments import (
+    add_config,
+    add_out,
+    load_config,
+    make_parser,
+    run_tool,
+)
 from mmghostnetv2.deployment.runtimes import flatten, require_equal
-from mmghostnetv2.errors import exit_with_message
 from mmghostnetv2.models import fold_norms
+from mmghostnetv2.output import require_free, written
 
-TOLERANCE = 1e-5
-SIZE = 320
+TOLERANCE = 1e-5  # in double precision, where rounding is far smaller
+SIZE = 320  # height and width of the image for the comparison, in pixels
 
 
 @torch.no_grad()
@@ -70,8 +72,8 @@ def reparameterize(config: Config, checkpoint: str) -> tuple[Config, dict]:
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        RuntimeError: It cannot be read, is one of another model, or the folded model
-            computes something else.
+        RuntimeError: The checkpoint cannot be read or belongs to a different model, or
+            the folded model computes something else.
         ValueError: The model is folded already.
     """
     if config.model.type == 'mmghostnetv2.Folded':
@@ -91,30 +93,15 @@ def reparameterize(config: Config, checkpoint: str) -> tuple[Config, dict]:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add('config', metavar='CONFIG', help='config file, or the name of one of ours')
-    add('checkpoint', metavar='CHECKPOINT', help='file or URL with the weights')
-    add('out', metavar='OUT', type=Path, help='NAME.pth to write, beside it NAME.py')
-    add('--force', action='store_true', help='overwrite both')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='changes of the config',
+    parser = make_parser(__doc__)
+    add_config(parser, checkpoint='1')
+    add_out(
+        parser, 'checkpoint to write; NAME.py is beside it', ('.pth',), required=True
     )
     args = parser.parse_args(argv)
-    if args.out.suffix != '.pth':
-        parser.error(f'OUT must end in .pth, got {args.out}')
     config_file = args.out.with_suffix('.py')
     require_free([args.out, config_file], args.force)
-    with exit_with_message(args.config):
-        config = read_config(args.config)
-        config.merge_from_dict(args.cfg_options)
+    config = load_config(args)
     with written(args.out) as path:
         config, checkpoint = reparameterize(config, args.checkpoint)
         torch.save(checkpoint, path)
@@ -123,4 +110,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -1,8 +1,4 @@
-"""Draw a contact sheet: a detector's predictions against the truth.
-
-Takes any set with COCO annotations and the file ``PREFIX.bbox.json`` that mmdet's
-``CocoMetric`` writes where ``test_evaluator.outfile_prefix=PREFIX``: a list of
-{image_id, category_id, bbox [x, y, width, height] in pixels, score}.
+r"""Draw a contact sheet that shows a detector's predictions against the truth.
 
 Example:
     python tools/visualization/contact_sheet.py \
@@ -10,14 +6,17 @@ Example:
         data/digits/detection/val work_dirs/digits/results.bbox.json \
         --out sheet.png
 
-Truth is drawn blue and thick with its class below the box, predictions orange and
+The tool takes any set with COCO annotations and the file PREFIX.bbox.json that mmdet's
+CocoMetric writes for test_evaluator.outfile_prefix=PREFIX: a list of {image_id,
+category_id, bbox [x, y, width, height] in pixels, score}.
+
+Truth is drawn blue and thick with its class below the box, and predictions orange and
 thin on top with class and score above. A prediction counts as matched if an unmatched
-truth of its class overlaps it by ``--iou-thr``, the surest first. Crowds are left out.
+truth of its class overlaps it by --iou-thr; the surest predictions come first. Crowds
+are left out.
 """
 
-import argparse
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -25,19 +24,27 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools.mask import iou
 
+from mmghostnetv2.arguments import add_out, at_least, make_parser, run_tool
+from mmghostnetv2.output import require_free, written
+
 TRUTH, PREDICTION = (30, 110, 255), (255, 150, 0)
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (110, 110, 120)
 GAP, CAPTION, HEADER = 14, 56, 74  # pixels
 
 
 def read_json(path):
-    """Read a JSON file; one clear line where it is missing or broken."""
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not JSON.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f'no such file: {path}')
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
-        sys.exit(f'no such file: {path}')
     except ValueError as error:
-        sys.exit(f'{path} is not JSON: {error}')
+        raise ValueError(f'{path} is not JSON: {error}') from error
 
 
 def group(items):
@@ -49,21 +56,25 @@ def group(items):
 
 
 def check(truth, predictions, args):
-    """Exit with a clear line where the two files do not belong together."""
+    """Raise a ValueError unless the two files belong together."""
     parts = {'images', 'annotations', 'categories'}
     if not isinstance(truth, dict) or parts - truth.keys() or not truth['images']:
-        sys.exit(f'{args.annotations} holds no COCO annotations ({sorted(parts)})')
+        raise ValueError(
+            f'{args.annotations} holds no COCO annotations ({sorted(parts)})'
+        )
     fields = {'image_id', 'category_id', 'bbox', 'score'}
     if not isinstance(predictions, list) or not all(
         isinstance(item, dict) and fields <= item.keys() for item in predictions
     ):
-        sys.exit(f'{args.predictions} is no list of COCO results ({sorted(fields)})')
+        raise ValueError(
+            f'{args.predictions} is not a list of COCO results ({sorted(fields)})'
+        )
     for key, part in (('image_id', 'images'), ('category_id', 'categories')):
         known = {item['id'] for item in truth[part]}
         if foreign := sorted({item[key] for item in predictions} - known):
-            sys.exit(
-                f'{args.predictions} is of another set: its {key} {foreign[:5]} are '
-                f'not among the {part} of {args.annotations}'
+            raise ValueError(
+                f'{args.predictions} belongs to another set: its {key} {foreign[:5]} '
+                f'are not among the {part} of {args.annotations}'
             )
 
 
@@ -82,12 +93,12 @@ def count_matches(truth, predictions, iou_thr):
     return matched
 
 
-def draw_tag(draw, x, y, text, colour, font, below):
+def draw_tag(draw, size, x, y, text, colour, font, below):
     """Write a filled label above (or below) the point, kept inside the picture."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 6
-    x = max(min(x, draw.im.size[0] - 1 - width), 0)
-    y = max(min(y if below else y - height, draw.im.size[1] - 1 - height), 0)
+    x = max(min(x, size[0] - 1 - width), 0)
+    y = max(min(y if below else y - height, size[1] - 1 - height), 0)
     draw.rectangle((x, y, x + width, y + height), fill=colour)
     draw.text((x + 3 - left, y + 3 - top), text, PAPER if below else INK, font)
 
@@ -99,7 +110,7 @@ def draw_cell(image, truth, predictions, names, cell, font):
     image = image.convert('RGB').resize(size, Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(image)
     tags = []
-    # Truth spreads one pixel to both sides of the prediction's two, so both show.
+    # Lines of the truth are one pixel wider on both sides, so that both colours show.
     for items, colour, grow in ((truth, TRUTH, 1), (predictions, PREDICTION, 0)):
         for item in sorted(items, key=lambda item: item.get('score', 1)):
             x, y, w, h = (value * scale for value in item['bbox'])
@@ -109,7 +120,7 @@ def draw_cell(image, truth, predictions, names, cell, font):
             text = text if below else f'{text}  {item["score"]:.2f}'
             tags.append((x, y + h if below else y, text, colour, font, below))
     for tag in tags:
-        draw_tag(draw, *tag)
+        draw_tag(draw, image.size, *tag)
     return image
 
 
@@ -127,7 +138,7 @@ def draw_cells(truth, predictions, args):
     for item in (images[pick] for pick in sorted(picks)):
         path = args.images / item['file_name']
         if not path.is_file():
-            sys.exit(f'no such image: {path}')
+            raise FileNotFoundError(f'no such image: {path}')
         here, said = boxes[item['id']], found[item['id']]
         with Image.open(path) as image:
             cell = draw_cell(image, here, said, names, args.cell, font)
@@ -172,36 +183,39 @@ def lay_out(cells, total, args):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split('\n')[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
-    add('annotations', type=Path, help='COCO annotations, a JSON file')
-    add('images', type=Path, help='folder of the images')
-    add('predictions', type=Path, help='COCO results, a JSON file')
-    add('--out', type=Path, default=Path('contact_sheet.png'), help='image to write')
-    add('--num', type=int, default=12, help='how many images')
-    add('--columns', type=int, default=4, help='how many of them beside each other')
-    add('--cell', type=int, default=320, help='longer side of an image, pixels')
-    add('--score-thr', type=float, default=0.3, help='leave out less sure predictions')
-    add('--iou-thr', type=float, default=0.5, help='overlap that makes a match')
-    add('--seed', type=int, help='pick images at random (else: evenly by name)')
+    add('annotations', metavar='ANNOTATIONS', type=Path, help='COCO annotations, JSON')
+    add('images', metavar='IMAGES', type=Path, help='folder of the images')
+    add('predictions', metavar='PREDICTIONS', type=Path, help='COCO results, JSON')
+    suffixes = ['.png', *(s for s in Image.registered_extensions() if s != '.png')]
+    default = Path('contact_sheet.png')
+    text = f'image to write (default: {default})'
+    add_out(parser, text, suffixes, default=default)
+    for name, low, default, text in (
+        ('num', 1, 12, 'number of images'),
+        ('columns', 1, 4, 'images beside each other'),
+        ('cell', 64, 320, 'longer side of an image, pixels'),
+    ):
+        text = f'{text} (default: {default})'
+        add(f'--{name}', type=at_least(low), default=default, metavar='N', help=text)
+    text = 'leave out less sure predictions (default: 0.3)'
+    add('--score-thr', type=float, default=0.3, metavar='X', help=text)
+    text = 'overlap that makes a match (default: 0.5)'
+    add('--iou-thr', type=float, default=0.5, metavar='X', help=text)
+    text = 'pick images at random (default: evenly by name)'
+    add('--seed', type=at_least(0), metavar='N', help=text)
     args = parser.parse_args(argv)
-    for name, low in (('num', 1), ('columns', 1), ('cell', 64)):
-        if getattr(args, name) < low:
-            parser.error(f'argument --{name}: at least {low}')
-    if args.out.suffix.lower() not in Image.registered_extensions():
-        parser.error(f'argument --out: {args.out.name} is no image, such as sheet.png')
+    require_free([args.out], args.force)
 
     truth, predictions = read_json(args.annotations), read_json(args.predictions)
     check(truth, predictions, args)
     cells = draw_cells(truth, predictions, args)
     sheet, headline = lay_out(cells, len(truth['images']), args)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(args.out)
+    with written(args.out) as path:
+        sheet.save(path)
     print(f'{args.out}: {headline}')
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

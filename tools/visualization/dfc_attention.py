@@ -1,7 +1,4 @@
-"""Draw what DFC attention looks at, after Figure 6 of the GhostNetV2 paper.
-
-Takes a config of mmpretrain, mmdet or mmseg whose network has DFC attention, a
-checkpoint of it and an image, which goes through the config's test pipeline.
+r"""Draw what DFC attention looks at, after Figure 6 of the GhostNetV2 paper.
 
 Example:
     python tools/visualization/dfc_attention.py \
@@ -10,13 +7,13 @@ Example:
         data/digits/detection/val/000000000001.jpg \
         --blocks 2.0 6.3 8.3 --positions 0.5,0.5 --out attention.png
 
-There is a row for each block and position; docs/dfc_attention.md explains the panels.
-The maps are saved as arrays, too, in attention.npz beside the picture.
+The config is one of mmpretrain, mmdet or mmseg whose network has DFC attention. The
+image goes through the config's test pipeline. There is a row for each block and
+position; docs/dfc_attention.md explains the panels. The maps are also saved as arrays,
+in attention.npz beside the picture.
 """
 
-import argparse
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +22,20 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from mmcv.transforms import Compose
-from mmengine.config import DictAction
 from mmengine.dataset import pseudo_collate
 from PIL import Image
 
 from mmghostnetv2 import init_model
-from mmghostnetv2.errors import exit_with_message
+from mmghostnetv2.arguments import (
+    add_config,
+    add_out,
+    at_least,
+    load_config,
+    make_parser,
+    named_errors,
+    run_tool,
+)
+from mmghostnetv2.output import require_free, written
 from mmghostnetv2.visualization import (
     decoupled_attention,
     down_sampled_position,
@@ -49,26 +54,14 @@ TITLES = {
 }
 
 
-def build(config, checkpoint, options):
-    """Build the config's network with the weights, one clear line where it fails."""
-    with exit_with_message():
-        model = init_model(config, checkpoint, options)
-    if not model.cfg.get('test_dataloader'):
-        sys.exit(f'{config} has no test_dataloader, whose pipeline prepares the image')
-    return model
-
-
 def read_image(model, path):
     """Return the picture after the test pipeline, in RGB, and the network's input."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except OSError as error:
-        sys.exit(f'no image: {error}')
+    with Image.open(path) as image:  # mmcv's own message does not name the file
+        image.load()
     steps = [
         step
         for step in model.cfg.test_dataloader.dataset.pipeline
-        if 'Annotations' not in str(step['type'])  # there are none
+        if 'Annotations' not in str(step['type'])  # a single picture has none
     ]
     data = Compose(steps)(dict(img_path=str(path), img_id=0))
     picture = data['inputs'].numpy().transpose(1, 2, 0)[..., ::-1]
@@ -76,7 +69,7 @@ def read_image(model, path):
 
 
 def short_name(path):
-    """Shorten a module's path; what is left in GhostNetV2 is stage and block."""
+    """Shorten a module's path, in GhostNetV2 to its stage and block."""
     path = path.removeprefix('backbone.').removeprefix('blocks.')
     return path.removesuffix('.short_conv').removesuffix('.ghost1')
 
@@ -86,7 +79,7 @@ def select(inputs, model, blocks):
     named = {short_name(path): value for path, value in inputs.items()}
     names = list(named)
     if not names:
-        sys.exit('no DFC attention in this network')
+        raise ValueError('no DFC attention in this network')
     if blocks == ['all']:
         return named
     chosen = set()
@@ -95,7 +88,9 @@ def select(inputs, model, blocks):
         if not found:
             known = {short_name(path) for path, _ in model.named_modules()}
             wrong = 'no DFC attention in' if block in known else 'no such'
-            sys.exit(f'{wrong} block {block}; blocks with it: {", ".join(names)}')
+            raise ValueError(
+                f'{wrong} block {block}; blocks with it: {", ".join(names)}'
+            )
         chosen.update(found)
     return {name: named[name] for name in names if name in chosen}
 
@@ -104,7 +99,7 @@ def locate(text, width, height):
     """Turn 'X,Y', pixels or, with a decimal point, fractions, into a pixel."""
     match = re.fullmatch(r'(\d+|\d*\.\d+),(\d+|\d*\.\d+)', text)
     if not match:
-        sys.exit(f'position {text} is not X,Y such as 0.5,0.5 or 160,160')
+        raise ValueError(f'position {text} is not X,Y such as 0.5,0.5 or 160,160')
     pixel = []
     for number, side in zip(match.groups(), (width, height), strict=True):
         value = float(number)
@@ -112,7 +107,9 @@ def locate(text, width, height):
             value = side - 1 if value == 1 else value * side
         pixel.append(int(value))
     if pixel[0] >= width or pixel[1] >= height:
-        sys.exit(f'position {text} is outside the picture, {width} x {height} pixels')
+        raise ValueError(
+            f'position {text} is outside the picture, {width} x {height} pixels'
+        )
     return tuple(pixel)
 
 
@@ -128,8 +125,8 @@ def compute(attention, features, images, pixel, channel=None):
     )
     row, column = down_sampled_position(size, position)
     channels = attention[4].out_channels
-    if channel is not None and not 0 <= channel < channels:
-        sys.exit(f'channel {channel} is none of 0 to {channels - 1}')
+    if channel is not None and channel >= channels:
+        raise ValueError(f'channel {channel} is not one of 0 to {channels - 1}')
     vertical, horizontal, product = decoupled_attention(
         attention, size, position, channel
     )
@@ -148,20 +145,20 @@ def compute(attention, features, images, pixel, channel=None):
 
 
 def cross_share(maps):
-    """Share of the decoupled weight, and of its positions, on the two lines."""
+    """Return the shares of the decoupled weight, and of its positions, on the cross."""
     product = maps['product']
     cross = (maps['vertical'] > 0) | (maps['horizontal'] > 0)
     return product[cross].sum() / product.sum(), cross[product > 0].mean()
 
 
 def relative(weights):
-    """Logarithm to base 2 of weights over their mean, masked where there is none."""
+    """Return log2 of weights over their mean, masked where there is no weight."""
     weights = np.ma.masked_equal(weights, 0)
     return np.ma.log2(weights / weights.mean())
 
 
 def window(product, width, height):
-    """Left, right, bottom and top, in pixels, of all weights and one place more."""
+    """Return left, right, bottom and top of all weights and one place more, pixels."""
     bounds = []
     for axis, cell in ((0, width), (1, height)):
         places = np.flatnonzero(product.any(axis))
@@ -174,7 +171,7 @@ def draw_row(axes, maps, pixel, picture, size, norm):
     panels = dict(zip(TITLES, axes, strict=True))
     height, width = size
     whole = (0, width, height, 0)
-    # one place of the half-sized maps is two rows and columns of the features
+    # One place of the half-sized maps is two rows and columns of the features.
     rows, columns = maps['product'].shape
     down = min(2 * height / maps['full'].shape[0], height / rows)
     across = min(2 * width / maps['full'].shape[1], width / columns)
@@ -211,7 +208,8 @@ def draw(results, picture, size, title):
     figure = Figure((13, 2.4 * len(results) + 1), layout='constrained')
     figure.suptitle(title)
     axes = figure.subplots(len(results), len(TITLES), squeeze=False)
-    # one colour scale for all, to a factor of two at least: what is faint looks faint
+    # One colour scale for all, to a factor of two at least, so that small differences
+    # look small.
     logs = [
         np.abs(relative(maps[name])).max()
         for *_, maps in results
@@ -234,13 +232,10 @@ def draw(results, picture, size, title):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
+    add_config(parser, checkpoint='1')
     add = parser.add_argument
-    add('config', help='config file')
-    add('checkpoint', help='checkpoint file or URL')
-    add('image', type=Path, help='image file')
+    add('image', metavar='IMAGE', type=Path, help='image file')
     add(
         '--blocks',
         nargs='+',
@@ -256,31 +251,21 @@ def main(argv=None):
         help='of the picture that the test pipeline makes, in pixels or, with a '
         'decimal point, in fractions of its sides (default: 0.5,0.5)',
     )
-    add(
-        '--channel',
-        type=int,
-        help='channel of the gate to draw (default: the mean over all)',
-    )
-    add(
-        '--out',
-        type=Path,
-        default=Path('dfc_attention.png'),
-        help='picture to write (default: dfc_attention.png)',
-    )
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='change config fields',
-    )
+    text = 'channel of the gate to draw (default: the mean over all)'
+    add('--channel', type=at_least(0), metavar='N', help=text)
+    suffixes = ['.png', *(f'.{s}' for s in Figure().canvas.get_supported_filetypes())]
+    default = Path('dfc_attention.png')
+    text = f'picture to write, with NAME.npz beside it (default: {default})'
+    add_out(parser, text, suffixes, default=default)
     args = parser.parse_args(argv)
-    formats = Figure().canvas.get_supported_filetypes()
-    if args.out.suffix[1:].lower() not in formats:
-        parser.error(f'argument --out: {args.out.name} is no picture, such as maps.png')
+    maps_file = args.out.with_suffix('.npz')
+    require_free([args.out, maps_file], args.force)
 
-    model = build(args.config, args.checkpoint, args.cfg_options)
+    model = init_model(load_config(args), args.checkpoint)
+    if not model.cfg.get('test_dataloader'):
+        raise ValueError(
+            f'{args.config} has no test_dataloader, whose pipeline prepares the image'
+        )
     picture, images = read_image(model, args.image)
     height, width = picture.shape[:2]
     pixels = [locate(text, width, height) for text in args.positions]
@@ -291,22 +276,20 @@ def main(argv=None):
     for name, (attention, features) in select(inputs, model, args.blocks).items():
         shape = ' x '.join(map(str, features.shape[1:]))
         for x, y in pixels:
-            try:
+            with named_errors(f'block {name}'):
                 maps = compute(attention, features, images, (x, y), args.channel)
-            except TypeError as error:
-                sys.exit(f'block {name}: {error}')
             of = '' if args.channel is None else f', channel {args.channel}'
             results.append((f'{name} at {x},{y}{of}\nX: {shape}', (x, y), maps))
             arrays |= {f'{name}/{x},{y}/{key}': value for key, value in maps.items()}
             on_cross, flat = cross_share(maps)
             shares = f'{on_cross:.1%} on the cross, flat: {flat:.1%}'
             print(f'{name} at {x},{y}{of}: {shares}')
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     title = f'{args.image.name}, {Path(args.config).stem}'
-    draw(results, picture, images.shape[-2:], title).savefig(args.out, dpi=90)
-    np.savez_compressed(args.out.with_suffix('.npz'), picture=picture, **arrays)
-    print(f'wrote {args.out} and {args.out.with_suffix(".npz")}')
+    with written(args.out) as path:
+        draw(results, picture, images.shape[-2:], title).savefig(path, dpi=90)
+        np.savez_compressed(path.with_suffix('.npz'), picture=picture, **arrays)
+    print(f'wrote {args.out} and {maps_file}')
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -1,0 +1,218 @@
+"""Handwritten digits drawn on paper, and the sets that the tools make of them.
+
+The ink is real: the 1797 handwritten digits (8x8 pixels) that come with scikit-learn,
+the test part of the UCI set "Optical Recognition of Handwritten Digits" (E. Alpaydin
+and C. Kaynak, 1998, CC BY 4.0). Size, slant, colours, paper and noise are random.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .arguments import add_out_dir, at_least, make_parser
+
+MANIFEST = 'digits.json'
+VAL_SHARE = 0.2  # of each class's source digits
+MIN_CONTRAST = 110  # luminance between ink and paper, of 255
+LUMA = np.float32([0.299, 0.587, 0.114])
+SMOOTH = Image.Resampling.LANCZOS
+
+
+@cache
+def load_sources() -> tuple[np.ndarray, np.ndarray]:
+    """Return all source digits (1797, 8, 8) as 0..1 and their labels (1797,)."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ImportError(
+            'the digits come with scikit-learn: pip install scikit-learn'
+        ) from None
+    bundle = load_digits()
+    return (bundle.images / 16).astype(np.float32), bundle.target
+
+
+def split_sources(labels: np.ndarray, seed: int) -> dict[str, list[int]]:
+    """Split the indices of each class's digits into 'train' and 'val'."""
+    rng, train, val = np.random.default_rng([seed, 0]), [], []
+    for digit in range(10):
+        indices = rng.permutation(np.flatnonzero(labels == digit)).tolist()
+        cut = round(len(indices) * VAL_SHARE)
+        val += indices[:cut]
+        train += indices[cut:]
+    return {'train': train, 'val': val}
+
+
+def render_digit(
+    source: np.ndarray, height: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Enlarge one source digit to ``height`` pixels, slightly turned and stretched.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray]: Arrays (h, w) from 0 to 1: how much of a pixel
+        the stroke covers, and how opaque the ink is, less where the source is paler.
+    """
+    cell = height / 8  # pixels of the picture for one source pixel
+    aspect, angle = rng.uniform(0.8, 1.2), rng.uniform(-15, 15)
+    size = round(12 * cell * aspect), round(12 * cell)
+    image = Image.fromarray(np.pad(source / source.max(), 2)).resize(size, SMOOTH)
+    value = np.asarray(image.rotate(angle, Image.Resampling.BICUBIC, expand=True))
+    # A ramp about 1.5 pixels wide around the level makes a pen's smooth outline.
+    edge = np.clip((value - 0.46) / max(0.8 / cell, 0.08) + 0.5, 0, 1)
+    rows, cols = np.flatnonzero(edge.any(1)), np.flatnonzero(edge.any(0))
+    crop = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
+    return edge[crop], (edge * np.clip(0.25 + 0.8 * value, 0, 1))[crop]
+
+
+def draw_paper(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return (size, size, 3) light paper: a gradient, clouds, often a faint pattern."""
+    tone = rng.uniform(185, 235)
+    x = np.arange(size, dtype=np.float32) / size
+    y = x[:, None]
+    angle = rng.uniform(0, 2 * np.pi)
+    along = (np.cos(angle) * x + np.sin(angle) * y).astype(np.float32)
+    grid = rng.normal(size=[int(rng.integers(3, 14))] * 2).astype(np.float32)
+    clouds = np.asarray(Image.fromarray(grid).resize((size, size), SMOOTH))
+    period, strength = rng.uniform(0.06, 0.16), rng.uniform(-12, 12)
+    u, v = x / period % 1, y / period % 1
+    patterns = [
+        np.zeros(size),
+        (u < 0.07) | (v < 0.07),  # squared
+        (u < 0.5) ^ (v < 0.5),  # chequered
+        along / period % 1 < 0.5,  # striped
+        (u - 0.5) ** 2 + (v - 0.5) ** 2 < 0.04,  # dotted
+    ]
+    grey = tone + clouds * rng.uniform(3, 11) + patterns[rng.integers(5)] * strength
+    tint, drift = rng.uniform(-30, 30, (2, 3)).astype(np.float32)
+    return grey.astype(np.float32)[..., None] + tint + along[..., None] * drift
+
+
+def lay_ink(canvas: np.ndarray, ink: np.ndarray, rng: np.random.Generator) -> None:
+    """Write ``ink`` (h, w) in a well-visible colour onto the canvas (h, w, 3)."""
+    colours = rng.uniform(0, 255, (64, 3)).astype(np.float32)
+    contrast = np.abs((colours - canvas.mean((0, 1))) @ LUMA)
+    enough = np.flatnonzero(contrast >= MIN_CONTRAST)
+    colour = colours[enough[0] if len(enough) else contrast.argmax()]
+    canvas += ink[..., None] * (colour - canvas)
+
+
+def finish(canvas: np.ndarray, rng: np.random.Generator) -> Image.Image:
+    """Add fine noise and turn (h, w, 3) floats into a Pillow image."""
+    noise = rng.standard_normal(canvas.shape[:2], np.float32) * rng.uniform(1.5, 7)
+    return Image.fromarray(np.clip(canvas + noise[..., None], 0, 255).astype(np.uint8))
+
+
+def check_target(
+    out: Path, manifest: Mapping, parts: Sequence[str], force: bool
+) -> bool:
+    """Tell whether a folder holds the set already.
+
+    Raises:
+        FileExistsError: The folder holds something else: another set, which ``force``
+            allows to replace, or files that the tool did not make.
+    """
+    if not out.exists():
+        return False
+    names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+    parameters = manifest['parameters']
+    try:
+        found = json.loads((out / MANIFEST).read_text())
+        made_with = found['parameters']
+        ours = found['generator'] == manifest['generator']
+        ours = ours and names <= {*parts, MANIFEST}
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if names and not ours:
+        raise FileExistsError(
+            f'{out} holds what this tool did not make: {sorted(names)[:5]}'
+        )
+    if names and made_with != parameters and not force:
+        raise FileExistsError(
+            f'{out} exists and holds another set, made with {made_with}, not '
+            f'{parameters}: --force replaces it'
+        )
+    return bool(names) and not force
+
+
+@contextmanager
+def new_set(out: Path, manifest: Mapping) -> Iterator[Path]:
+    """Yield a hidden folder that becomes ``out`` when the set in it is complete.
+
+    It lies beside the target. An interrupted run leaves nothing of it, and a finished
+    one replaces the set that ``out`` held before.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as hidden:
+        root = Path(hidden) / 'new'
+        yield root
+        (root / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
+        if out.exists():
+            out.rename(Path(hidden) / 'old')
+        root.rename(out)
+
+
+def make_set(
+    argv: Sequence[str] | None,
+    doc: str,
+    out_dir: str,
+    numbers: Mapping[str, tuple[int, int, str]],
+    generator: Mapping[str, object],
+    parts: Sequence[str],
+    draw_split: Callable,
+) -> argparse.Namespace | None:
+    """Read the arguments of a tool and draw its set, unless it is there already.
+
+    Args:
+        argv (Sequence[str], optional): Arguments; those of the process by default.
+        doc (str): Docstring of the tool.
+        out_dir (str): Folder of the set by default.
+        numbers (Mapping[str, tuple[int, int, str]]): Default, smallest value and help
+            of each option. All but ``workers`` determine the set.
+        generator (Mapping[str, object]): 'name' and 'version' of the tool; the version
+            grows when the same seed draws other pictures.
+        parts (Sequence[str]): Names of the folders in the set.
+        draw_split (Callable): Draws a split, as (root, split, indices of its source
+            digits, arguments, pool of processes).
+
+    Returns:
+        argparse.Namespace: The arguments, or None if the set was there.
+    """
+    parser = make_parser(doc)
+    add_out_dir(parser, out_dir, 'folder of the set')
+    for name, (default, low, text) in numbers.items():
+        parser.add_argument(
+            f'--{name.replace("_", "-")}',
+            type=at_least(low),
+            default=default,
+            metavar='N',
+            help=f'{text}, at least {low} (default: {default})',
+        )
+    args = parser.parse_args(argv)
+    options = {key: value for key, value in vars(args).items() if key in numbers}
+    options.pop('workers')
+    parameters = {'version': generator['version'], **options}
+    manifest = {'generator': generator['name'], 'parameters': parameters}
+    out = args.out_dir.resolve()
+    if check_target(out, manifest, parts, args.force):
+        print(f'{args.out_dir} is there already, made with the same parameters')
+        return None
+    splits = split_sources(load_sources()[1], args.seed)
+    with new_set(out, manifest) as root, ProcessPoolExecutor(args.workers) as pool:
+        for split, indices in splits.items():
+            draw_split(root, split, indices, args, pool)
+    return args
+
+
+def tidy_when_stopped() -> None:
+    """Let SIGINT and SIGTERM end the process as sys.exit does, without a traceback."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, lambda number, _: sys.exit(128 + number))
