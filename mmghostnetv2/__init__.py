@@ -18,7 +18,8 @@ MINIMUM_VERSIONS = {'torch': '2.6.0', 'mmengine': '0.10.4', 'mmcv': '2.0.0'}
 
 
 def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.match(r'[\d.]+\d', version)[0].split('.'))
+    numbers = re.findall(r'\d+', re.split(r'[^\d.]', version)[0])
+    return tuple(map(int, numbers))
 
 
 def _check_dependencies() -> None:

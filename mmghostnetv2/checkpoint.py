@@ -16,7 +16,7 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,7 +67,7 @@ def load_from_file(filename: str, map_location=None):
         FileNotFoundError: There is no such file.
     """
     checkpoint = load_from_local(filename, map_location)
-    if isinstance(checkpoint, Mapping) and 'state_dict_ema' in checkpoint:
+    if isinstance(checkpoint, MutableMapping) and 'state_dict_ema' in checkpoint:
         checkpoint['state_dict'] = checkpoint.pop('state_dict_ema')
     return checkpoint
 
@@ -240,7 +240,7 @@ def _some(names: Iterable[str]) -> str:
     return f' ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
 
 
-# Layers of the classifier: released names and those in mmpretrain's StackedLinearClsHead
+# The classifier's layers: released names and names in mmpretrain's StackedLinearClsHead
 _HEAD = {
     'conv_head.': 'head.layers.0.fc.',
     'classifier.': 'head.layers.1.fc.',
@@ -341,8 +341,8 @@ def use_released_init(init_cfg):
     return others + released
 
 
-def _is_left_out(key: str, backbone: nn.Module) -> bool:
-    """Tell whether an entry belongs to the classifier or to a stage that is not built."""
+def _is_left_out(key: str, backbone: Any) -> bool:
+    """Tell whether an entry is of the classifier or of a stage that is not built."""
     stage = re.match(r'blocks\.(\d+)\.', key)
     return key.startswith(tuple(_HEAD)) or (
         stage is not None and int(stage[1]) >= len(backbone.blocks)
@@ -373,7 +373,7 @@ def allow_training_checkpoints() -> None:
     give to the functions that rebuild arrays, and the one-cycle schedule. Everything
     else is refused as before.
     """
-    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    core: Any = np._core if hasattr(np, '_core') else np.core
     allowed: list[Any] = [
         *_METHODS,
         np.ndarray,
@@ -381,7 +381,7 @@ def allow_training_checkpoints() -> None:
         *{type(np.dtype(code)) for code in np.typecodes['All']},
         (_pickled_method, 'builtins.getattr'),
     ]
-    for function in (multiarray._reconstruct, multiarray.scalar):
+    for function in (core.multiarray._reconstruct, core.multiarray.scalar):
         for package in ('numpy._core', 'numpy.core'):
             allowed.append((function, f'{package}.multiarray.{function.__name__}'))
     torch.serialization.add_safe_globals(allowed)

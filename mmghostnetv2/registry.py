@@ -67,7 +67,5 @@ def _register_lazily(registry: Registry, name: str, module: str) -> None:
 
 # These classes extend those of another library, which is slow to import or not there.
 _register_lazily(HOOKS, 'DualEMAHook', 'mmghostnetv2.engine.ema_hook')
-_register_lazily(
-    MODELS, 'MobileNetV2Attention', 'mmghostnetv2.mobilenetv2_attention'
-)
+_register_lazily(MODELS, 'MobileNetV2Attention', 'mmghostnetv2.mobilenetv2_attention')
 _register_lazily(MODELS, 'PredictingSSDHead', 'mmghostnetv2.ssd_head')

@@ -1,12 +1,13 @@
-"""Configs by name, and the hub's models, also where something is missing."""
+"""Configs by name and their models, and mmpretrain's hub, also where it is missing."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from mmghostnetv2 import apis, config_path, list_configs
+from mmghostnetv2 import apis, config_path, init_model, list_configs, paths
 
 from .conftest import ROOT
 
@@ -40,13 +41,56 @@ def test_nothing_like_it():
 def test_where_configs_are_looked_for(home, tmp_path, monkeypatch):
     """In a bare checkout that is on the path, and in an installed package."""
     (tmp_path / 'mmghostnetv2').mkdir()
-    monkeypatch.setattr(apis, '__file__', str(tmp_path / 'mmghostnetv2' / 'apis.py'))
+    monkeypatch.setattr(paths, '__file__', str(tmp_path / 'mmghostnetv2' / 'paths.py'))
     configs = tmp_path / home / 'configs'
     (configs / '_base_').mkdir(parents=True)
     (configs / 'here.py').touch()
     (configs / '_base_' / 'not_this.py').touch()
     assert list_configs() == ['here']
     assert config_path('here') == str(configs / 'here.py')
+
+
+@pytest.fixture(scope='module')
+def files(released, tmp_path_factory):
+    """Released files of V1 and of V2, which differ in DFC attention alone."""
+    pytest.importorskip('mmpretrain', reason='builds the classifiers')
+    folder = tmp_path_factory.mktemp('files')
+    v1 = {key: v for key, v in released.items() if 'short_conv' not in key}
+    for name, weights in (('ghostnet', v1), ('ghostnetv2', released)):
+        torch.save({'state_dict': weights}, folder / f'{name}.pth')
+    return folder
+
+
+@pytest.mark.parametrize('name', ['ghostnet', 'ghostnetv2'])
+def test_model_of_a_released_file(name, files, released):
+    path = str(files / f'{name}.pth')
+    model = init_model(f'{name}_100_in1k', path)
+    assert not model.training and model.cfg.model.type == 'ImageClassifier'
+    weights = torch.load(path)['state_dict']
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(value, weights[key]), key
+    assert torch.equal(model.head.fc.fc.weight, released['classifier.weight'])
+
+
+@pytest.mark.parametrize(
+    ('config', 'file', 'problem'),
+    [
+        ('ghostnet', 'ghostnetv2', r'lacks 0 parameters and has \d+ others'),
+        ('ghostnetv2', 'ghostnet', r'lacks \d+ parameters'),
+    ],
+)
+def test_model_of_a_different_network(config, file, problem, files):
+    first = r'\(backbone.blocks.2.0.ghost1.short_conv.0.weight, '
+    message = f'{file}.pth belongs to a different network: it {problem} {first}'
+    with pytest.raises(ValueError, match=message):
+        init_model(f'{config}_100_in1k', str(files / f'{file}.pth'))
+
+
+def test_model_of_a_different_width(files):
+    with pytest.raises(
+        ValueError, match='different network or width: size mismatch for backbone.conv'
+    ):
+        init_model('ghostnetv2_130_in1k', str(files / 'ghostnetv2.pth'))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """Every layout of file that weights come in, and files that must be refused."""
 
+import io
 import os
 import pickle
 import re
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -99,7 +102,7 @@ def test_url(released, served, tmp_path):
     assert_loaded(pretrained(url), released)
     (tmp_path / 'ck_ghostnetv2_10.pth.tar').unlink()
     assert_loaded(pretrained(url), released)  # downloaded once
-    with pytest.raises(RuntimeError, match=f'from {served}none.pth: .*404'):
+    with pytest.raises(RuntimeError, match=f'download {served}none.pth: .*404'):
         pretrained(served + 'none.pth')
 
 
@@ -108,7 +111,7 @@ def test_damaged_download(served, tmp_path):
     (tmp_path / 'weights.pth').write_text('<html>Please log in</html>')
     with pytest.raises(RuntimeError, match='remove it') as caught:
         read_weights(served + 'weights.pth')
-    (kept,) = (tmp_path / 'home').rglob('weights.pth')
+    (kept,) = (tmp_path / 'home').rglob('*weights.pth')
     assert str(kept) in str(caught.value)
     assert 'weights_only' not in str(caught.value)  # torch's advice, which is unsafe
     kept.unlink()
@@ -116,15 +119,111 @@ def test_damaged_download(served, tmp_path):
     assert read_weights(served + 'weights.pth') == {'a': torch.ones(1)}
 
 
-def test_safetensors_by_url(released, served, tmp_path):
-    """The model hub gives the same file name to all of timm's networks."""
-    safetensors = pytest.importorskip('safetensors.torch', reason="timm's format")
-    for name, weights in (('v1', doubled(released)), ('v2', released)):
-        (tmp_path / name).mkdir()
-        safetensors.save_file(weights, tmp_path / name / 'model.safetensors')
-    for name, weights in (('v1', doubled(released)), ('v2', released)):
-        url = f'{served}{name}/model.safetensors?download=true'
-        assert_loaded(pretrained(url), weights)
+def test_file_for_a_machine_without_network(served, tmp_path):
+    """The message says where to put it."""
+    with pytest.raises(RuntimeError, match='save the file as ') as caught:
+        read_weights(served + 'weights.pth')
+    path = re.search(r'save the file as (\S+)', str(caught.value))[1]
+    torch.save({'a': torch.ones(1)}, path)
+    assert read_weights(served + 'weights.pth') == {'a': torch.ones(1)}
+
+
+@pytest.mark.parametrize('name', ['model.safetensors', 'weights.pth'])
+def test_urls_with_the_same_file_name(name, served, tmp_path):
+    """Each has its own download; a file of that name from elsewhere is not used."""
+    if name.endswith('safetensors'):
+        save = pytest.importorskip('safetensors.torch', reason="timm's").save_file
+    else:
+        save = torch.save
+    stranger = tmp_path / 'home' / 'hub' / 'checkpoints' / name
+    stranger.parent.mkdir(parents=True)
+    save({'a': torch.zeros(1)}, stranger)
+    for value in (1, 2):
+        (tmp_path / str(value)).mkdir()
+        save({'a': torch.full((1,), value)}, tmp_path / str(value) / name)
+    for value in (1, 2, 1):
+        weights = read_weights(f'{served}{value}/{name}?download=true')
+        assert weights == {'a': torch.full((1,), value)}
+
+
+@pytest.mark.parametrize('terminal', [True, False])
+def test_progress_bar(terminal, served, tmp_path, monkeypatch):
+    """It is drawn where stderr is a terminal, whatever stdin is."""
+
+    class Stderr(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    monkeypatch.setattr(sys, 'stderr', Stderr())
+    monkeypatch.setattr(os, 'isatty', lambda descriptor: not terminal)
+    torch.save({'a': torch.ones(1)}, tmp_path / 'weights.pth')
+    read_weights(served + 'weights.pth')
+    assert ('100%' in sys.stderr.getvalue()) == terminal
+
+
+def test_two_processes_download(served, tmp_path):
+    """Neither waits for the other where the download fails: both say why."""
+    torch.save({'a': torch.ones(1)}, tmp_path / 'weights.pth')
+    code = f"""
+import sys
+sys.modules['mmpretrain'] = None  # saves time
+from torch import distributed
+from mmghostnetv2.checkpoint import load_from_url
+store = distributed.FileStore({str(tmp_path / 'store')!r}, 2)
+rank = int(sys.argv[1])
+distributed.init_process_group('gloo', store=store, rank=rank, world_size=2)
+print('loaded', load_from_url('{served}weights.pth'))
+try:
+    load_from_url('{served}none.pth')
+except OSError as error:
+    print('raised', error)
+distributed.destroy_process_group()
+"""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', code, str(rank)], stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for output in outputs:
+        assert "loaded {'a': tensor([1.])}" in output
+        assert re.search(f'raised cannot download {served}none.pth: .*404', output)
+
+
+@pytest.mark.parametrize(
+    ('name', 'cls', 'file'),
+    [
+        ('ghostnetv2-100', GhostNetV2, 'GhostNetV2/ck_ghostnetv2_10.pth.tar'),
+        ('ghostnetv2_100_in1k', GhostNetV2, 'GhostNetV2/ck_ghostnetv2_10.pth.tar'),
+        ('ghostnet-100_3rdparty_in1k', GhostNet, 'models/state_dict_73.98.pth'),
+    ],
+)
+def test_released_weights_by_name(name, cls, file, tmp_path, monkeypatch):
+    """By the names of metafile.yml, and without their ending."""
+    weights = doubled(cls().state_dict())
+    urls = []
+
+    def download(url, path, **kwargs):
+        urls.append(url)
+        torch.save(weights, path)
+
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    assert_loaded(pretrained(f'ghostnet://{name}', cls), weights)
+    (url,) = urls
+    assert url.startswith('https://github.com/huawei-noah/Efficient-AI-Backbones/')
+    assert url.endswith(file)
+
+
+def test_unknown_name_of_released_weights():
+    known = 'ghostnetv2-100, ghostnetv2-130, ghostnetv2-160, ghostnet-100'
+    with pytest.raises(RuntimeError, match=f"'ghostnetv2-10'; there are: {known}"):
+        read_weights('ghostnet://ghostnetv2-10')
 
 
 def test_stages_not_built_are_passed_over(released, tmp_path, logged):
@@ -132,6 +231,14 @@ def test_stages_not_built_are_passed_over(released, tmp_path, logged):
     network = pretrained(tmp_path / 'weights.pth', out_indices=(4, 6), output_stride=8)
     assert_loaded(network, released)
     assert not any('unexpected key' in line for line in logged)
+
+
+def test_second_initialisation_keeps_what_was_loaded(released, tmp_path):
+    """As where a detector's init_weights is called by hand and by the runner."""
+    torch.save(released, tmp_path / 'weights.pth')
+    network = pretrained(tmp_path / 'weights.pth', zero_init_residual=True)
+    network.init_weights()
+    assert_loaded(network, released)
 
 
 def test_pretrained_comes_after_other_initialisers(released, tmp_path):
@@ -161,25 +268,40 @@ def test_prefix_of_another_part(released, tmp_path):
         pretrained(tmp_path / 'neck.pth', prefix='neck.')
 
 
-def test_incomplete_file(released, tmp_path):
-    """V1's weights, for example: training would start from random attention."""
+def count_short_conv(weights):
+    return sum(
+        'short_conv' in key and not key.endswith(('num_batches_tracked', 'total_ops'))
+        for key in weights
+    )
+
+
+def test_weights_of_v1_in_v2(released, tmp_path):
+    """Training would start from random attention."""
     v1 = {k: v for k, v in released.items() if 'short_conv' not in k}
     torch.save(v1, tmp_path / 'v1.pth')
-    lacking = len(GhostNetV2().state_dict()) - len(GhostNet().state_dict())
-    counters = sum(
-        'short_conv' in k and k.endswith('num_batches_tracked') for k in released
-    )
+    lacking = count_short_conv(GhostNetV2().state_dict())
+    first = r'blocks.2.0.ghost1.short_conv.0.weight, .*, \.\.\.'
     with pytest.raises(
-        ValueError, match=f'v1.pth lacks {lacking - counters} of .*short_conv'
+        ValueError, match=rf'v1.pth .* lacks {lacking} parameters \({first}\) and has 0'
     ):
         pretrained(tmp_path / 'v1.pth')
+
+
+def test_weights_of_v2_in_v1(released, tmp_path):
+    """The attention that they were trained with would be left out."""
+    torch.save(released, tmp_path / 'v2.pth')
+    first = r'blocks.2.0.ghost1.short_conv.0.weight, .*, \.\.\.'
+    with pytest.raises(
+        ValueError, match=rf'v2.pth .* lacks 0 parameters and has \d+ others \({first}'
+    ):
+        pretrained(tmp_path / 'v2.pth', GhostNet)
 
 
 def test_other_width(released, tmp_path):
     torch.save(released, tmp_path / 'weights.pth')
     with pytest.raises(
         ValueError,
-        match=r'conv_stem.weight \(16, 3, 3, 3\) instead of \(20, 3, .*widen_factor',
+        match=r'different network or width: .*conv_stem.weight.*\[16, 3, .*\[20, 3, ',
     ):
         pretrained(tmp_path / 'weights.pth', widen_factor=1.3)
 

@@ -1,28 +1,51 @@
-"""Both names build under the default scope of every library."""
+"""Both names of every type build under the default scope of every library."""
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
-from mmengine.registry import MODELS, DefaultScope, Registry
+from mmengine import registry as roots
+from mmengine.registry import DefaultScope, Registry
 
 import mmghostnetv2
-from mmghostnetv2.registry import MODELS as OWN_MODELS
+from mmghostnetv2 import registry as own
 
-CHILD = Registry('child model', parent=MODELS, scope='somechild')
+KINDS = {
+    'MODELS': {
+        'CBAM',
+        'CoordinateAttention',
+        'DFCAttention',
+        'GhostNet',
+        'GhostNetSelfAttention',
+        'GhostNetV2',
+        'MobileNetV2Attention',
+        'PredictingSSDHead',
+        'SqueezeExcite',
+    },
+    'HOOKS': {'ChannelsLastHook', 'DualEMAHook'},
+    'OPTIMIZERS': {'RMSpropTF'},
+    'OPTIM_WRAPPERS': {'GPUAmpOptimWrapper'},
+    'PARAM_SCHEDULERS': {'TimmStepLR'},
+    'RUNNERS': {'GlooRunner'},
+}
+CHILDREN = {
+    kind: Registry(kind, parent=getattr(roots, kind), scope='somechild')
+    for kind in KINDS
+}
+LIBRARIES = ['mmpretrain', 'mmdet', 'mmseg']
 
 
-def registry_of(scope):
+def registry_of(scope, kind='MODELS'):
     if scope == 'somechild':
-        return CHILD
+        return CHILDREN[kind]
     if scope == 'mmengine':
-        return MODELS
-    return pytest.importorskip(f'{scope}.registry', reason=f'needs {scope}').MODELS
+        return getattr(roots, kind)
+    module = pytest.importorskip(f'{scope}.registry', reason=f'needs {scope}')
+    return getattr(module, kind)
 
 
-@pytest.mark.parametrize(
-    'scope', ['mmpretrain', 'mmdet', 'mmseg', 'somechild', 'mmengine']
-)
+@pytest.mark.parametrize('scope', [*LIBRARIES, 'somechild', 'mmengine'])
 @pytest.mark.parametrize('cls', ['GhostNet', 'GhostNetV2'])
 @pytest.mark.parametrize('prefix', ['', 'mmghostnetv2.'])
 def test_builds_under_every_scope(scope, cls, prefix):
@@ -32,27 +55,67 @@ def test_builds_under_every_scope(scope, cls, prefix):
     assert type(network) is getattr(mmghostnetv2.models, cls)
 
 
+@pytest.mark.parametrize('scope', [*LIBRARIES, 'somechild', 'mmengine'])
+@pytest.mark.parametrize('kind', KINDS)
+def test_both_names_are_the_same_type(scope, kind):
+    registry = registry_of(scope, kind)
+    types = getattr(own, kind).module_dict
+    assert KINDS[kind] <= types.keys()
+    with DefaultScope.overwrite_default_scope(scope):
+        for name, cls in types.items():
+            assert registry.get(name) is registry.get(f'mmghostnetv2.{name}') is cls
+
+
+@pytest.mark.parametrize('library', LIBRARIES)
+@pytest.mark.parametrize('kind', KINDS)
+def test_no_library_has_a_type_of_the_same_name(library, kind):
+    """A bare name would build the library's own type."""
+    registry = registry_of(library, kind)
+    import_module(f'{library}.utils').register_all_modules(False)
+    assert not registry.module_dict.keys() & getattr(own, kind).module_dict.keys()
+
+
 def test_builds_by_own_registry():
-    assert type(OWN_MODELS.build(dict(type='GhostNet'))) is mmghostnetv2.models.GhostNet
+    network = own.MODELS.build(dict(type='GhostNet'))
+    assert type(network) is mmghostnetv2.models.GhostNet
 
 
 def test_unknown_name_is_refused():
     with pytest.raises(KeyError, match='GhostNetV9'):
-        MODELS.build(dict(type='mmghostnetv2.GhostNetV9'))
+        roots.MODELS.build(dict(type='mmghostnetv2.GhostNetV9'))
 
 
-@pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet', 'mmseg'])
-def test_prefixed_name_needs_no_custom_imports(scope):
-    """In a fresh process that never imported the package."""
-    registry_of(scope)
+def build_in_a_fresh_process(library, kind, cfg) -> str:
+    """Return the type built from a config by a process that never imported us."""
+    registry_of(library)
     code = (
-        f'from {scope}.registry import MODELS\n'
-        'print(type(MODELS.build(dict(type="mmghostnetv2.GhostNetV2"))))'
+        f'from {library}.registry import {kind}\n'
+        f'print(type({kind}.build({cfg!r})).__name__)'
     )
     run = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, check=False
     )
-    assert "'mmghostnetv2.models.ghostnetv2.GhostNetV2'" in run.stdout, run.stderr
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split()[-1]
+
+
+@pytest.mark.parametrize(
+    ('library', 'kind', 'cfg'),
+    [
+        ('mmpretrain', 'HOOKS', dict(type='DualEMAHook')),
+        (
+            'mmpretrain',
+            'MODELS',
+            dict(type='MobileNetV2Attention', attention=dict(type='DFCAttention')),
+        ),
+        ('mmdet', 'MODELS', dict(type='GhostNetV2')),
+        ('mmseg', 'MODELS', dict(type='CBAM', in_channels=8, ratio=0.5)),
+    ],
+    ids=['lazy hook', 'lazy network', 'network', 'layer'],
+)
+def test_prefixed_name_needs_no_custom_imports(library, kind, cfg):
+    prefixed = dict(cfg, type=f'mmghostnetv2.{cfg["type"]}')
+    assert build_in_a_fresh_process(library, kind, prefixed) == cfg['type']
 
 
 def test_backbone_needs_no_compiled_ops():

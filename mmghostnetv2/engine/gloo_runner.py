@@ -43,9 +43,7 @@ class GlooRunner(Runner):
             atexit.register(_leave)
         super().setup_env(env_cfg)
 
-    def wrap_model(
-        self, model_wrapper_cfg: dict | None, model: nn.Module
-    ) -> nn.Module:
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap the model in MMDistributedDataParallel.
 
         On CPUs SyncBN becomes BN, which sees the images of its own process alone, since

@@ -1,9 +1,9 @@
-"""Two processes on CPUs, by mim's launcher, do what one does with the same images."""
+"""Two processes on CPUs do what one does with the same images."""
 
 import json
-import os
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,18 +121,18 @@ class Task:
 TASKS = [
     Task('mmpretrain', 'digits/ghostnetv2_100_digits.py', classification, 0.02),
     Task('mmdet', 'yolov3_ghostnetv2_320.py', detection, 1e-4, sums=True),
-    Task('mmseg', 'fpn_ghostnetv2_ade20k.py', segmentation, 0.01),
+    Task('mmseg', 'segmentors/fpn_ghostnetv2_ade20k.py', segmentation, 0.01),
 ]
 
 
 @pytest.fixture(scope='module', params=TASKS, ids=lambda task: task.package)
-def trained(request, mim, tmp_path_factory):
-    """Train in two processes by mim, then in this one: the task, config and runner."""
+def trained(request, mim, openmmlab, tmp_path_factory):
+    """Train in two processes, then in this one: the task, config and runner."""
     task = request.param
     pytest.importorskip(task.package, reason=f'needs {task.package}')
     folder = tmp_path_factory.mktemp(task.package)
     fields = dict(
-        custom_imports=dict(imports=['mmghostnetv2', 'rank_losses']),
+        custom_imports=dict(imports=['mmghostnetv2', 'tests.e2e.rank_losses']),
         custom_hooks=[dict(type='RankLosses')],
         optim_wrapper=dict(
             _delete_=True, optimizer=dict(type='SGD', lr=task.lr, momentum=0.9)
@@ -150,25 +150,40 @@ def trained(request, mim, tmp_path_factory):
     config.write_text('\n'.join(lines))
     # DDP averages over processes: half of a sum
     lr = task.lr * 2 if task.sums else task.lr
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('PYTHONPATH', str(Path(__file__).parent), prepend=os.pathsep)
-        patch.syspath_prepend(Path(__file__).parent)
-        mim(
-            'train', task.package, config, *two_processes(),
-            '--work-dir', folder / 'two', '--cfg-options',
-            f'train_dataloader.batch_size={BATCH // 2}',
-            f'optim_wrapper.optimizer.lr={lr}',
-        )  # fmt: skip
-        runner = Runner.from_cfg(Config.fromfile(config))
-        runner.train()
-        yield task, config, runner
+    args = [
+        *('train', task.package, config, '--work-dir', folder / 'two'),
+        '--cfg-options',
+        f'train_dataloader.batch_size={BATCH // 2}',
+        f'optim_wrapper.optimizer.lr={lr}',
+    ]
+    if task.package == 'mmdet':
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv('PYTHONPATH', str(ROOT))
+            launcher = ['--launcher', 'pytorch', '--gpus', '2', '--port', free_port()]
+            mim(*args, *launcher)
+    else:
+        in_two_processes(openmmlab, *args)
+    runner = Runner.from_cfg(Config.fromfile(config))
+    runner.train()
+    return task, config, runner
 
 
-def two_processes() -> list[str]:
+def free_port() -> str:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    return ['--launcher', 'pytorch', '--gpus', '2', '--port', str(port)]
+        return str(free.getsockname()[1])
+
+
+def in_two_processes(openmmlab, *args) -> None:
+    """Do as torch's launcher, which mim calls."""
+    environ = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
+
+    def start(rank):
+        ranks = dict(environ, RANK=rank, LOCAL_RANK=rank)
+        openmmlab(*args, '--launcher', 'pytorch', **ranks)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(start, '01'))
 
 
 def test_losses(trained):
@@ -188,7 +203,7 @@ def test_losses(trained):
             assert both == pytest.approx(value, rel=1e-4)
 
 
-def test_metrics(trained, mim):
+def test_metrics(trained, openmmlab):
     """The sampler repeats one image, to give both processes as many."""
     task, config, runner = trained
     if task.package == 'mmdet':
@@ -197,10 +212,8 @@ def test_metrics(trained, mim):
     assert len(runner.test_dataloader.dataset) % 2 == 1
     work_dir = config.parent / 'two_test'
     checkpoint = Path(runner.work_dir, 'last_checkpoint').read_text()
-    mim(
-        'test', task.package, config, '--checkpoint', checkpoint, *two_processes(),
-        '--work-dir', work_dir,
-    )  # fmt: skip
+    args = 'test', task.package, config, checkpoint, '--work-dir', work_dir
+    in_two_processes(openmmlab, *args)
     (path,) = work_dir.glob('*/*.json')
     metrics = json.loads(path.read_text())
     assert {name: metrics[name] for name in expected} == expected

@@ -9,11 +9,11 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from mmghostnetv2.engine.ema_hook import DualEMAHook
+import mmghostnetv2  # noqa: F401  registers the hook
 
 
 class Model(BaseModel):
-    """One weight, which gradient descent at rate 1 raises by one a step."""
+    """One weight, to which gradient descent at rate 1 adds one in each step."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,7 @@ def build_runner(tmp_path, load_from=None):
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0)),
         val_evaluator=[Weight()],
         test_evaluator=[Weight()],
-        custom_hooks=[DualEMAHook(momentum=0.25)],
+        custom_hooks=[dict(type='DualEMAHook', momentum=0.25)],
         load_from=load_from and str(tmp_path / load_from),
         experiment_name=f'{tmp_path.name} {load_from}',
     )

@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
 from torch import nn
 
 from mmghostnetv2 import config_path
@@ -12,13 +12,23 @@ CONFIG = config_path('ghostnetv2_100_in1k')
 
 
 def test_without_timm(monkeypatch):
-    """Which only training needs: the released models work without."""
+    """Only training needs it: the released models work without."""
     pytest.importorskip('mmpretrain', reason='the config inherits from it')
     monkeypatch.setitem(sys.modules, 'timm', None)
     monkeypatch.setitem(sys.modules, 'timm.optim', None)
     config = Config.fromfile(CONFIG)
-    with pytest.raises(ImportError, match='RMSpropTF is timm.s: pip install timm'):
+    with pytest.raises(ImportError, match='RMSpropTF.*: pip install timm'):
         build_optim_wrapper(nn.Linear(1, 1), config.optim_wrapper)
+
+
+@pytest.mark.parametrize('gpu', [False, True], ids=['cpu', 'gpu'])
+def test_mixed_precision_on_a_gpu_alone(gpu, monkeypatch):
+    if gpu and not torch.cuda.is_available():
+        pytest.skip('needs a GPU')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    cfg = dict(type='GPUAmpOptimWrapper', optimizer=dict(type='SGD', lr=0.1))
+    wrapper = build_optim_wrapper(nn.Linear(1, 1), cfg)
+    assert type(wrapper) is (AmpOptimWrapper if gpu else OptimWrapper)
 
 
 def test_by_hand():

@@ -1,6 +1,6 @@
-"""Detectors and segmentors of all kinds train a step and predict.
+"""Every detector and segmentor trains a step and predicts.
 
-By the pipelines and optimizers of their configs, but small pictures and light heads.
+The pipelines and optimizers are those of the configs; pictures and heads are smaller.
 """
 
 import json
@@ -21,23 +21,29 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..conftest import ROOT
 
-# The divisor of all sizes in the pipelines, and a head lighter than its own
-HOMES = {
-    'more/ssdlite_ghostnetv2_coco': (2, {}),
-    'more/retinanet_ghostnetv2_fpn_coco': (8, {'model.bbox_head.stacked_convs': 1}),
-    'more/rtmdet-tiny_ghostnetv2_coco': (5, {}),  # its neck needs multiples of 32
-    'more/mask-rcnn_ghostnetv2_fpn_coco': (
+# The divisor of all sizes in the pipelines, and options that make the head lighter
+CASES = {
+    'detectors/ssdlite_ghostnetv2_coco': (2, {}),
+    'detectors/retinanet_ghostnetv2_fpn_coco': (
+        8,
+        {'model.bbox_head.stacked_convs': 1},
+    ),
+    'detectors/rtmdet-tiny_ghostnetv2_coco': (5, {}),  # its neck needs multiples of 32
+    'detectors/mask-rcnn_ghostnetv2_fpn_coco': (
         8,
         {
             'model.roi_head.bbox_head.fc_out_channels': 16,
             'model.train_cfg.rcnn.sampler.num': 16,
         },
     ),
-    'more/upernet_ghostnetv2_ade20k': (4, {'model.decode_head.channels': 16}),
-    'fpn_ghostnetv2_ade20k': (4, {}),
+    'segmentors/upernet_ghostnetv2_ade20k': (4, {'model.decode_head.channels': 16}),
+    'segmentors/fpn_ghostnetv2_ade20k': (4, {}),
     'deeplabv3_ghostnetv2_ade20k': (4, {'model.decode_head.channels': 16}),
-    'deeplabv3_ghostnetv2_d16_ade20k': (4, {'model.decode_head.channels': 16}),
-    'more/retinanet_resnet50_dfc_coco': (
+    'segmentors/deeplabv3_ghostnetv2_d16_ade20k': (
+        4,
+        {'model.decode_head.channels': 16},
+    ),
+    'detectors/retinanet_resnet50_dfc_coco': (
         8,
         {
             'model.bbox_head.stacked_convs': 1,
@@ -47,14 +53,13 @@ HOMES = {
     'baselines/yolov3_ghostnet_110_320': (2, {}),
     'baselines/deeplabv3_ghostnet_110_ade20k': (4, {'model.decode_head.channels': 16}),
 }
-# The second part of a config's name -> what its backbone starts from
+# The second part of a config's name -> the weights that its backbone starts from
 STARTS = {
-    'ghostnetv2': 'https://github.com/huawei-noah/Efficient-AI-Backbones/releases/'
-    'download/GhostNetV2/ck_ghostnetv2_10.pth.tar',
+    'ghostnetv2': 'ghostnet://ghostnetv2-100',
     'ghostnet': 'work_dirs/ghostnet_110_in1k/epoch_450.pth',
     'resnet50': 'torchvision://resnet50',
 }
-# What works at strides up to 4, as much as mmdet's recipes freeze of a ResNet
+# The stages up to stride 4, which are those that mmdet's recipes freeze in a ResNet
 FROZEN = re.compile(r'backbone\.(conv_stem|bn1|blocks\.[0-2]|conv1|layer1)\.')
 FREEZES = ('retinanet', 'mask-rcnn')
 NORM_EVAL = ('retinanet_ghostnetv2', 'mask-rcnn')
@@ -106,12 +111,12 @@ def scenes(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope='module', params=HOMES)
+@pytest.fixture(scope='module', params=CASES)
 def config(request, scenes):
     """The config made small, in its library's scope."""
     library = 'mmseg' if request.param.endswith('ade20k') else 'mmdet'
     pytest.importorskip(library, reason=f'needs {library}')
-    divisor, options = HOMES[request.param]
+    divisor, options = CASES[request.param]
     config = Config.fromfile(ROOT / 'configs' / f'{request.param}.py')
     config.merge_from_dict(options)
     loader = config.train_dataloader
@@ -143,13 +148,17 @@ def model(config):
 
 
 def test_no_config_is_forgotten():
-    folder = ROOT / 'configs' / 'more'
-    assert {f'more/{path.stem}' for path in folder.glob('*.py')} <= HOMES.keys()
+    names = {
+        f'{folder}/{path.stem}'
+        for folder in ('detectors', 'segmentors')
+        for path in (ROOT / 'configs' / folder).glob('*.py')
+    }
+    assert names and names <= CASES.keys()
 
 
 def test_resnet_has_attention_where_it_is_not_frozen():
     models = pytest.importorskip('mmdet.registry', reason='needs mmdet').MODELS
-    path = ROOT / 'configs' / 'more' / 'retinanet_resnet50_dfc_coco.py'
+    path = ROOT / 'configs' / 'detectors' / 'retinanet_resnet50_dfc_coco.py'
     with DefaultScope.overwrite_default_scope('mmdet'):
         resnet = models.build(Config.fromfile(path).model.backbone)
     channels = [
@@ -168,7 +177,7 @@ def test_starts_from_pretrained_weights(config, model):
 
 
 def test_channels_and_strides(config, model):
-    """Wrong strides would train, with every anchor in the wrong place."""
+    """With wrong strides a model would train, with every anchor in the wrong place."""
     with torch.no_grad():
         outs = model.eval().backbone(torch.zeros(1, 3, 64, 64))
     if config.model.type == 'YOLOV3':  # deepest first

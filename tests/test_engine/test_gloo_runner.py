@@ -1,0 +1,145 @@
+"""Processes of a launcher without a GPU, as configs/_base_/gloo_cpu.py sets them up."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel, MMDistributedDataParallel
+from mmengine.registry import RUNNERS
+from torch import distributed, nn
+
+from ..conftest import ROOT
+
+CONFIG = ROOT / 'configs' / '_base_' / 'gloo_cpu.py'
+RENDEZVOUS = ('WORLD_SIZE', 'RANK', 'MASTER_ADDR', 'MASTER_PORT')
+
+
+@pytest.fixture(autouse=True)
+def environ(monkeypatch):
+    """Without a launcher's variables and without a GPU."""
+    for name in RENDEZVOUS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    return monkeypatch
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A process group of this process alone."""
+    store = distributed.FileStore(str(tmp_path / 'store'), 1)
+    distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    yield distributed.group.WORLD
+    distributed.destroy_process_group()
+
+
+class Model(BaseModel):
+    def __init__(self, norm=nn.SyncBatchNorm):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), norm(4), nn.Conv2d(4, 2, 3))
+
+    def forward(self, inputs, mode='tensor'):
+        return self.layers(inputs)
+
+
+def build_runner(tmp_path, launcher, **fields):
+    """Build the runner as the libraries' tools do, from the config's dumped copy."""
+    Config.fromfile(CONFIG).dump(tmp_path / 'dumped.py')
+    cfg = Config.fromfile(tmp_path / 'dumped.py')
+    cfg.update(
+        model=dict(type=f'{__name__}.Model'),
+        work_dir=str(tmp_path),
+        experiment_name=tmp_path.name,
+        launcher=launcher,
+        **fields,
+    )
+    return RUNNERS.build(cfg)
+
+
+def test_single_process(tmp_path):
+    runner = build_runner(tmp_path, 'none')
+    assert type(runner.model) is Model
+    assert not distributed.is_initialized()
+
+
+def test_incomplete_environment(environ, tmp_path):
+    environ.setenv('WORLD_SIZE', '2')
+    with pytest.raises(ValueError, match='RANK expected, but not set'):
+        build_runner(tmp_path, 'pytorch')
+
+
+def test_with_a_gpu_mmengine_creates_the_group(environ, tmp_path):
+    """Its NCCL group, which fails on a machine without a GPU."""
+    environ.setattr(torch.cuda, 'is_available', lambda: True)
+    for name, value in zip(RENDEZVOUS, ('1', '0', '127.0.0.1', '1'), strict=True):
+        environ.setenv(name, value)
+    environ.setenv('LOCAL_RANK', '1000')
+    with pytest.raises((RuntimeError, AssertionError), match='(?i)cuda|nvidia'):
+        build_runner(tmp_path, 'pytorch')
+    assert not distributed.is_initialized()
+
+
+def test_only_the_runner_joins_processes():
+    """Imports and configs do not; the group is left before the process ends."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    values = dict(zip(RENDEZVOUS, ('1', '0', '127.0.0.1', port), strict=True))
+    code = (
+        'import atexit, pkgutil, sys, tempfile\n'
+        'from torch import distributed\n'
+        'atexit.register(lambda: print(distributed.is_initialized()))\n'
+        'sys.modules["mmpretrain"] = None  # saves time\n'
+        'from mmengine.config import Config\n'
+        'from mmengine.registry import RUNNERS\n'
+        'import mmghostnetv2.engine as engine\n'
+        'for module in pkgutil.iter_modules(engine.__path__, engine.__name__ + "."):\n'
+        '    if not module.name.endswith("ema_hook"):  # needs mmpretrain\n'
+        '        __import__(module.name)\n'
+        f'config = Config.fromfile({str(CONFIG)!r})\n'
+        'print(distributed.is_initialized())\n'
+        'config.model = dict(type="torch.nn.Linear", in_features=1, out_features=1)\n'
+        'config.update(launcher="pytorch", work_dir=tempfile.mkdtemp())\n'
+        'RUNNERS.build(config)\n'
+        'print(distributed.get_backend())\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env=os.environ | values | {'CUDA_VISIBLE_DEVICES': ''},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = ('False', 'True', 'gloo')
+    printed = [line for line in done.stdout.splitlines() if line in words]
+    assert printed == ['False', 'gloo', 'False']
+
+
+def test_sync_bn_trains(group, tmp_path):
+    """As BN does, where torch's own refuses; the group that exists is kept."""
+    images = torch.rand(2, 3, 8, 8)
+    with pytest.raises(ValueError, match='only work with GPU'):
+        MMDistributedDataParallel(Model())(images)
+    fields = dict(find_unused_parameters=True)
+    model = build_runner(tmp_path, 'pytorch', **fields).model
+    assert distributed.group.WORLD is group
+    assert isinstance(model, MMDistributedDataParallel)
+    assert model.find_unused_parameters
+    expected = Model(nn.BatchNorm2d)
+    for network in (model, expected):
+        network(images).square().sum().backward()
+    for (name, a), b in zip(
+        model.module.named_parameters(), expected.parameters(), strict=True
+    ):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+    torch.testing.assert_close(model.module.state_dict(), expected.state_dict())
+
+
+def test_options_of_the_wrapper(group, tmp_path):
+    options = dict(broadcast_buffers=True)
+    model = build_runner(tmp_path, 'pytorch', model_wrapper_cfg=options).model
+    assert model.broadcast_buffers and not model.find_unused_parameters
