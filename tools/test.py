@@ -5,7 +5,7 @@ Example:
 """
 
 from mmengine.evaluator import DumpResults
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 from mmghostnetv2.arguments import (
     add_config,
@@ -29,7 +29,7 @@ def main(argv=None):
     cfg = runner_config(args)
     cfg.load_from = args.checkpoint
     cfg.resume = False  # load only the weights, whatever a training's config says
-    runner = Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg)
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(str(args.out)))
     runner.test()

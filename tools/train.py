@@ -4,7 +4,7 @@ Example:
     python tools/train.py ghostnetv2_100_in1k --amp --work-dir work_dirs/ghostnetv2
 """
 
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 from mmghostnetv2.arguments import (
     add_config,
@@ -40,7 +40,7 @@ def main(argv=None):
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    runner = Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg)
     try:
         runner.train()
     except Exception:
