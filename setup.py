@@ -88,9 +88,12 @@ EXTRAS = {
     'det': [*MMCV, 'mmdet>=3.3.0,<3.4', 'pycocotools'],
     # mmsegmentation imports ftfy and regex without asking for them
     'seg': [*MMCV, 'mmsegmentation>=1.2.2,<1.3', 'ftfy', 'regex'],
-    'deploy': ['onnx', 'onnxruntime'],
-    'openvino': ['onnx', 'openvino'],
-    'ncnn': ['onnx', 'ncnn', 'pnnx'],
+    'deploy': ['onnx', 'onnxscript', 'onnxruntime'],
+    'openvino': ['onnx', 'onnxscript', 'openvino'],
+    'ncnn': ['onnx', 'onnxscript', 'ncnn', 'pnnx'],
+    # each release of executorch is made for one of torch: 1.4 for 2.13
+    'executorch': ['executorch', 'torchao'],
+    'coreml': ['coremltools'],
     # runs LiteRT's files; `make litert` builds what writes them
     'litert': ['ai-edge-litert'],
     'docs': ['sphinx', 'myst-parser'],

@@ -1,4 +1,4 @@
-"""Pictures that tell a quantiser the ranges of a network's values."""
+"""Pictures from which a quantiser learns the ranges of a network's values."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +17,8 @@ def find_pictures(paths: Sequence[Path], number: int = 100) -> list[Path]:
     """Find the pictures for a calibration.
 
     Args:
-        paths (Sequence[Path]): Pictures, or folders that are searched for some.
-        number (int): Largest number of pictures; of more, evenly spaced ones count.
+        paths (Sequence[Path]): Pictures, or folders that are searched for pictures.
+        number (int): Largest number of pictures; of more, evenly spaced ones are taken.
 
     Returns:
         list[Path]: Their files.
@@ -44,18 +44,18 @@ def find_pictures(paths: Sequence[Path], number: int = 100) -> list[Path]:
 def read_calibration(
     files: Sequence[Path], size: tuple[int, int], pixels: PixelFormat | None
 ) -> Tensor:
-    """Read pictures as a network takes them, each stretched to its size.
+    """Read pictures, each stretched to the size that a network takes.
 
     Args:
         files (Sequence[Path]): Pictures.
         size (tuple[int, int]): Height and width.
-        pixels (PixelFormat, optional): How to normalise; not at all by default.
+        pixels (PixelFormat, optional): How to normalise; None for not at all.
 
     Returns:
         Tensor: Batches of one, (number, 1, 3, H, W).
 
     Raises:
-        OSError: A file is no picture.
+        OSError: A file is not a picture.
     """
     arrays = [sample_pixels(size, file) for file in files]
     images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float()

@@ -1,23 +1,27 @@
-"""Comparison of an exported model with the ``predict`` of its library."""
+"""Comparison of an exported model with torch and with its library's ``predict``."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import nn
+from torch import Tensor, nn
 
-from .networks import Normalize, deployable, find_task, pixel_format
-from .runtimes import TOLERANCE, Session, flatten, require_equal
+from .networks import Normalize, find_task, pixel_format
+from .runtimes import TOLERANCE, Session, flatten, largest_error, require_equal
 
-# rounding decides between classes that are equally likely, and about boxes that overlap
-# by just the threshold
-PIXELS_EQUAL = 0.9999
-BOXES_EQUAL = 0.99
+# Smallest shares of equal labels of pixels and of equal boxes. Rounding decides between
+# classes that are equally likely, and about boxes that overlap by just the threshold.
+MIN_EQUAL_LABELS = 0.9999
+MIN_EQUAL_BOXES = 0.99
+# Smallest tolerance as a share of an output's largest value. Where float32 rounds off
+# more than that, what it rounds off counts.
+MIN_TOLERANCE = 1e-5
 
 
 def sample_pixels(size: tuple[int, int], image: str | Path | None = None) -> np.ndarray:
-    """Return a picture, or make one of coloured blobs and noise.
+    """Read a picture, or make one of coloured blobs and noise.
 
     Args:
         size (tuple[int, int]): Height and width; a picture is stretched to it.
@@ -27,7 +31,7 @@ def sample_pixels(size: tuple[int, int], image: str | Path | None = None) -> np.
         np.ndarray: RGB, (H, W, 3), uint8.
 
     Raises:
-        OSError: The file is missing, or no picture.
+        OSError: The file is missing or is not a picture.
     """
     if image is None:
         rng = np.random.default_rng(0)
@@ -41,23 +45,29 @@ def sample_pixels(size: tuple[int, int], image: str | Path | None = None) -> np.
 
 
 def network_input(model: nn.Module, pixels: np.ndarray, preprocess: bool) -> np.ndarray:
-    """Make images (1, 3, H, W) of pixels for what :func:`deployable` returns."""
-    images = torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32))
+    """Turn pixels (H, W, 3) into the images (1, 3, H, W) that a network takes.
+
+    Args:
+        model (nn.Module): Model of mmpretrain, mmdet or mmseg.
+        pixels (np.ndarray): Picture, RGB, (H, W, 3), uint8.
+        preprocess (bool): Whether the network normalises, see :func:`deployable`.
+    """
+    images = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32)
+    images = torch.from_numpy(images)
     return (images if preprocess else Normalize(pixel_format(model))(images)).numpy()
 
 
 @torch.no_grad()
 def library_predict(model: nn.Module, pixels: np.ndarray) -> list[np.ndarray]:
-    """Predict by the library's data preprocessor and ``predict``.
+    """Predict with the library's own data preprocessor and ``predict``.
 
     Args:
         model (nn.Module): What :func:`mmghostnetv2.init_model` returned.
         pixels (np.ndarray): RGB, (H, W, 3), uint8.
 
     Returns:
-        list[np.ndarray]: Of a classifier the scores (1, C); of a segmentor labels
-        (1, H, W); of a detector boxes and scores (1, K, 5) and labels (1, K), where K
-        is the number of boxes.
+        list[np.ndarray]: A classifier's scores (1, C); a segmentor's labels (1, H, W);
+        or a detector's boxes with scores (1, K, 5) and labels (1, K) for K boxes.
     """
     task, size = find_task(model), pixels.shape[:2]
     if task == 'classification':
@@ -80,13 +90,54 @@ def library_predict(model: nn.Module, pixels: np.ndarray) -> list[np.ndarray]:
     return [dets.numpy()[None], found.labels.numpy()[None]]
 
 
+def require_same(
+    network: nn.Module, session: Session, images: Tensor, runtime: str
+) -> str:
+    """Raise unless a runtime computes what torch computes in double precision.
+
+    Args:
+        network (nn.Module): The network as it was trained. Its norms are not folded, so
+            that a wrong fold is found, too.
+        session (Session): Runs the file.
+        images (Tensor): Batch of images, (N, 3, H, W).
+        runtime (str): Name of the runtime, for messages.
+
+    Returns:
+        str: What was found to be equal.
+
+    Raises:
+        RuntimeError: An output differs by more than 1e-5 of its largest value and by
+            more than twice the rounding of torch's float32, or by more than 1e-4; or
+            more than one label of 10000 differs.
+    """
+    outputs = session(images.numpy())
+    with torch.no_grad():
+        expected = flatten(deepcopy(network).double()(images.double()))
+        rounded = flatten(network(images))
+    if all(array.dtype.kind == 'f' for array in expected):
+        rounding = max(map(largest_error, rounded, expected))
+        tolerance = min(max(MIN_TOLERANCE, 2 * rounding), TOLERANCE)
+        require_equal(outputs, expected, tolerance, runtime)
+        return f'outputs within {tolerance:.1e} of their largest value'
+    if [a.shape for a in outputs] != [a.shape for a in expected]:
+        raise RuntimeError(f'{runtime} returns labels of other shapes than torch')
+    share = min(np.mean(a == b) for a, b in zip(outputs, expected, strict=True))
+    return _require_labels(share, runtime)
+
+
+def _require_labels(share: float, runtime: str) -> str:
+    if not share >= MIN_EQUAL_LABELS:
+        raise RuntimeError(f'{runtime} returns {1 - share:.2%} other labels than torch')
+    return f'{share:.3%} of the labels'
+
+
 def _require_same_boxes(outputs, expected, side: int, runtime: str) -> str:
     """Match boxes of equal labels one to one; corners are compared by the side."""
     dets, labels = (output[0] for output in outputs)
     dets, labels = dets[labels >= 0], labels[labels >= 0]
     if (np.diff(dets[:, 4]) > 0).any():
         raise RuntimeError(f'{runtime} does not return the best boxes first')
-    scale = np.array([*[side] * 4, 1])  # scores are of 1
+    scale = np.array([*[side] * 4, 1])  # corners in pixels, scores from 0 to 1
     free, worst, missing = np.ones(len(dets), bool), 0.0, 0
     for det, label in zip(*(output[0] for output in expected), strict=True):
         (same,) = (free & (labels == label)).nonzero()
@@ -97,7 +148,7 @@ def _require_same_boxes(outputs, expected, side: int, runtime: str) -> str:
         else:
             missing += 1
     number = expected[1].size
-    if max(missing, free.sum()) > (1 - BOXES_EQUAL) * number:
+    if max(missing, free.sum()) > (1 - MIN_EQUAL_BOXES) * number:
         raise RuntimeError(
             f'{runtime} lacks {missing} of the {number} boxes that predict finds, and '
             f'has {free.sum()} others'
@@ -105,22 +156,20 @@ def _require_same_boxes(outputs, expected, side: int, runtime: str) -> str:
     return f'{number - missing} of {number} boxes within {worst * side:.1e} pixels'
 
 
-def check(
+def require_predictions(
     model: nn.Module,
     session: Session,
     pixels: np.ndarray,
-    output: str,
     preprocess: bool,
     runtime: str,
 ) -> str:
-    """Compare an exported model in its runtime with torch.
+    """Raise unless a runtime predicts what the model's library predicts.
 
     Args:
         model (nn.Module): The model as it was trained, not folded.
-        session (Session): Runs the exported one on images (1, 3, H, W).
+        session (Session): Runs the file, whose output is 'predictions'.
         pixels (np.ndarray): Picture, RGB, (H, W, 3), uint8.
-        output (str): What the exported one returns, see :func:`deployable`.
-        preprocess (bool): Whether it normalises.
+        preprocess (bool): Whether the file normalises.
         runtime (str): Name of the runtime, for messages.
 
     Returns:
@@ -129,24 +178,11 @@ def check(
     Raises:
         RuntimeError: They differ.
     """
-    images = network_input(model, pixels, preprocess)
-    outputs = session(images)
-    if output != 'predictions':
-        network = deployable(model, output, preprocess)
-        with torch.no_grad():
-            expected = flatten(network(torch.from_numpy(images)))
-        require_equal(outputs, expected, TOLERANCE, runtime)
-        return f'{len(outputs)} outputs within {TOLERANCE} of their largest value'
+    outputs = session(network_input(model, pixels, preprocess))
     expected, task = library_predict(model, pixels), find_task(model)
     if task == 'detection':
         return _require_same_boxes(outputs, expected, max(pixels.shape), runtime)
     if task == 'classification':
         require_equal(outputs, expected, TOLERANCE, runtime)
         return f'scores within {np.abs(outputs[0] - expected[0]).max():.1e}'
-    share = (outputs[0] == expected[0]).mean()
-    if not share >= PIXELS_EQUAL:
-        raise RuntimeError(
-            f"{runtime} labels {1 - share:.2%} of the pixels otherwise than torch's "
-            'predict'
-        )
-    return f'{share:.3%} of the pixels have the same label'
+    return _require_labels((outputs[0] == expected[0]).mean(), runtime)

@@ -1,7 +1,7 @@
-"""What a program without OpenMMLab must know to use an exported model.
+"""The description of an exported model: what a program needs that lacks OpenMMLab.
 
-It lies beside the model, NAME.onnx.json beside NAME.onnx, and is what
-``tools/deployment/run.py`` reads.
+The description of NAME.onnx is NAME.onnx.json beside it. ``tools/deployment/run.py``
+reads it.
 """
 
 import json
@@ -21,20 +21,26 @@ from .networks import Detector, find_task, pixel_format
 LIBRARIES = dict(
     classification='mmpretrain', detection='mmdet', segmentation='mmsegmentation'
 )
-# steps of a test pipeline that leave the picture as it is
+# Steps of a test pipeline that leave the picture as it is.
 NEUTRAL = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs')
 NEUTRAL += ('PackSegInputs',)
 
 
+def _type_name(cfg: dict) -> str:
+    """Return the bare name of a type: configs hold names, with scopes, or classes."""
+    kind = cfg['type']
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
 def _test_dataset(cfg: Config) -> dict:
     dataset = cfg.test_dataloader.dataset if cfg.get('test_dataloader') else {}
-    while 'dataset' in dataset:  # wrapped
+    while 'dataset' in dataset:  # a wrapper, such as RepeatDataset
         dataset = dataset.dataset
     return dataset
 
 
 def dataset_meta(cfg: Config, checkpoint: str | None = None) -> dict:
-    """Look up the classes and the palette: the checkpoint's or those of the test data.
+    """Look up the classes and the palette in the checkpoint or the test dataset.
 
     Args:
         cfg (Config): Config of a model.
@@ -49,8 +55,11 @@ def dataset_meta(cfg: Config, checkpoint: str | None = None) -> dict:
         meta = (saved.get('meta') or {}).get('dataset_meta') or {}
     if not meta.get('classes') and cfg.get('test_dataloader'):
         dataset = _test_dataset(cfg)
-        with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            known = registry.get(dataset.type)
+        known = dataset.type
+        if isinstance(known, str):
+            scope = cfg.get('default_scope')
+            with DATASETS.switch_scope_and_registry(scope) as registry:
+                known = registry.get(known)
         meta = getattr(known, 'METAINFO', {}) | dict(dataset.get('metainfo') or {})
     return {
         key: [part if isinstance(part, str) else list(part) for part in meta[key]]
@@ -65,30 +74,31 @@ def _pair(scale) -> list[int]:
 
 
 def preparation(cfg: Config, size: Sequence[int], dynamic: bool = False) -> dict:
-    """Describe how the test pipeline makes the network's input of a picture.
+    """Describe how the test pipeline turns a picture into the network's input.
 
     Args:
         cfg (Config): Config of a model.
         size (Sequence[int]): Height and width of the network's input.
-        dynamic (bool): Whether it takes other sizes, too.
+        dynamic (bool): Whether the network takes other sizes, too.
 
     Returns:
-        dict: 'resize' is 'stretch' (to 'size', [H, W]), 'fit' (inside 'size', or by
-        'scale', the longest and the shortest side, where sizes are free), 'short_edge'
-        (to 'edge', then the middle of 'size') or 'none'; with 'backend' and
-        'interpolation'. 'pad_value' is the grey level that the pipeline pads with, or
-        None. 'unknown' lists the steps that this does not describe.
+        dict: 'resize' is 'stretch' (to 'size', [H, W]), 'fit' (inside 'size', or,
+        where sizes are free, by 'scale', the limits of the longest and the shortest
+        side), 'short_edge' (the short edge to 'edge', then a crop of 'size' from the
+        middle) or 'none'; 'backend' and 'interpolation' say how. 'pad_value' is the
+        grey level that the pipeline pads with, or None. 'unknown' lists the steps that
+        are not described by this.
     """
     found = dict(resize='none', backend='cv2', interpolation='bilinear')
     found |= dict(pad_value=None, pad_to=None if dynamic else list(size), unknown=[])
     edge = None
     for step in _test_dataset(cfg).get('pipeline', []):
-        kind = str(step.type).rpartition('.')[2]
+        kind = _type_name(step)
         if kind in ('Resize', 'ResizeEdge'):
             for key in ('backend', 'interpolation'):
                 found[key] = step.get(key, found[key])
         if kind == 'Resize' and step.get('scale') is None:
-            found['unknown'].append(kind)  # to a share of each picture's size
+            found['unknown'].append(kind)  # it scales by a factor
         elif kind == 'Resize' and step.get('keep_ratio'):
             found['resize'] = 'fit'
             if dynamic:
@@ -98,7 +108,7 @@ def preparation(cfg: Config, size: Sequence[int], dynamic: bool = False) -> dict
         elif kind == 'ResizeEdge' and step.get('edge', 'short') == 'short':
             edge = step.scale
         elif kind == 'CenterCrop' and edge is not None:
-            # as much of the picture as in the config, whatever the size
+            # At any size, the crop covers the same part of the picture.
             part = min(size) / min(_pair(step.crop_size))
             found |= dict(resize='short_edge', edge=round(edge * part))
             found['size'] = list(size)
@@ -111,7 +121,7 @@ def preparation(cfg: Config, size: Sequence[int], dynamic: bool = False) -> dict
         elif kind not in NEUTRAL:
             found['unknown'].append(kind)
     if edge is not None and found['resize'] != 'short_edge':
-        found['unknown'].append('ResizeEdge')  # without a crop sizes vary
+        found['unknown'].append('ResizeEdge')  # without a crop, sizes vary
     return found
 
 
@@ -127,16 +137,16 @@ def describe(
 
     Args:
         model (nn.Module): What :func:`mmghostnetv2.init_model` returned.
-        network (nn.Module): What :func:`deployable` made of it.
-        output (str): Which output that is.
+        network (nn.Module): What :func:`deployable` returned for it.
+        output (str): The ``output`` that was passed to it.
         shape (Sequence[int]): Shape of the images, (N, 3, H, W).
-        dynamic (bool): Whether it takes other sizes, too.
+        dynamic (bool): Whether the network takes other sizes, too.
         checkpoint (str, optional): File or URL of its weights.
 
     Returns:
-        dict: All of it, for JSON: the task and the outputs' names, the input, how it is
-        made of a picture, the classes and, of a detector, whether 'clip' boxes to the
-        picture and, of a dense one, how to suppress.
+        dict: Values for JSON: the task, the names of the outputs, the input, how to
+        prepare a picture and the classes. A detector has 'clip', whether to clip boxes
+        to the picture, and a dense one has 'suppression'.
     """
     cfg, preprocessor = model.cfg, model.data_preprocessor
     task = find_task(model)
@@ -144,7 +154,7 @@ def describe(
     prepare = preparation(cfg, shape[2:], dynamic)
     names = ('pad_value', 'pad_val')
     value = next(getattr(preprocessor, n) for n in names if hasattr(preprocessor, n))
-    # padding comes after the normalisation, except where the pipeline does it
+    # Padding comes after the normalisation, except where the pipeline pads.
     grey = prepare.pop('pad_value')
     colour = [value * s + m for m, s in zip(pixels.mean, pixels.std, strict=True)]
     colour = [float(grey)] * 3 if grey is not None else colour
@@ -170,8 +180,8 @@ def describe(
     meta['versions'][LIBRARIES[task]] = version(LIBRARIES[task])
     last = network[-1] if isinstance(network, nn.Sequential) else network
     if isinstance(last, Detector):
-        # the network clips to its input, which is more than the picture where it is
-        # padded; the libraries count what the pipeline pads as picture
+        # The network clips to its input, which is larger than the picture where the
+        # picture is padded. The libraries count the pipeline's padding as picture.
         meta['clip'] = last.clip and grey is None
     if output == 'dense':
         meta['suppression'] = describe_suppression(last, shape)
@@ -180,14 +190,14 @@ def describe(
 
 @torch.no_grad()
 def describe_suppression(detector: Detector, shape: Sequence[int]) -> dict:
-    """Describe what follows a dense detector.
+    """Describe the suppression that has to follow a dense detector.
 
     Args:
         detector (Detector): The detector.
         shape (Sequence[int]): Shape of its images, (N, 3, H, W).
 
     Returns:
-        dict: 'levels', the number of boxes of each, and the thresholds.
+        dict: 'levels', the number of boxes on each level, and the thresholds.
     """
     cfg, levels = detector.cfg, detector.decode(torch.zeros(*shape))
     return dict(
@@ -202,12 +212,29 @@ def describe_suppression(detector: Detector, shape: Sequence[int]) -> dict:
 
 
 def metadata_path(model_file: Path) -> Path:
-    """Return where the description of an exported file lies: NAME.onnx.json etc."""
+    """Return the path of an exported file's description, NAME.onnx.json for one."""
     return model_file.with_name(f'{model_file.name}.json')
 
 
 def save_metadata(meta: dict, model_file: Path) -> Path:
-    """Write the description of an exported file beside it; return where."""
+    """Write the description of an exported file beside it and return its path."""
     path = metadata_path(model_file)
     path.write_text(json.dumps(meta, indent=1) + '\n')
     return path
+
+
+def load_metadata(model_file: Path) -> dict:
+    """Read the description of an exported file.
+
+    Raises:
+        FileNotFoundError: The file or its description is missing.
+        ValueError: The description is not JSON.
+    """
+    path = metadata_path(model_file)
+    for file in (model_file, path):
+        if not file.is_file():
+            raise FileNotFoundError(f'no such file: {file}; export.py writes both')
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f'{path} is not a description of a model: {error}') from error

@@ -1,7 +1,7 @@
 """Whole models as networks from images to tensors, post-processing included.
 
-What they compute is what the ``predict`` of mmpretrain, mmdet and mmseg does, in
-operators that exporters know: no list of data samples, no in-place change of a view.
+They compute what ``predict`` of mmpretrain, mmdet and mmseg computes, with operators
+that exporters know: without lists of data samples and in-place changes of views.
 """
 
 from collections.abc import Sequence
@@ -10,17 +10,16 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.onnx.symbolic_helper import parse_args
 from torchvision.ops import nms
 
 OUTPUTS = ('predictions', 'dense', 'features')
 
 
 class PixelFormat(NamedTuple):
-    """What a network takes, as its data preprocessor makes it of pixels 0 to 255.
+    """How a data preprocessor normalises pixels from 0 to 255.
 
-    ``mean`` and ``std`` are in the order of the network's channels, which is red,
-    green, blue where ``rgb`` is true, else blue, green, red.
+    ``mean`` and ``std`` are in the order of the network's channels: red, green, blue
+    where ``rgb`` is true, else blue, green, red.
     """
 
     rgb: bool
@@ -32,11 +31,11 @@ def pixel_format(model: nn.Module) -> PixelFormat:
     """Read how a model's images are normalised.
 
     Args:
-        model (nn.Module): Model of mmpretrain, mmdet or mmseg. Its pipeline is taken to
-            load images as BGR, the default of all.
+        model (nn.Module): Model of mmpretrain, mmdet or mmseg whose pipeline loads
+            images as BGR, the default of all three.
     """
     preprocessor = model.data_preprocessor
-    # mmdet's and mmengine's, mmseg's, mmpretrain's
+    # The names in mmdet and mmengine, in mmseg, and in mmpretrain.
     flags = ('_channel_conversion', 'channel_conversion', 'to_rgb')
     rgb = any(getattr(preprocessor, flag, False) for flag in flags)
     if not preprocessor._enable_normalize:
@@ -49,17 +48,17 @@ def pixel_format(model: nn.Module) -> PixelFormat:
 
 
 class Normalize(nn.Module):
-    """Pixels in RGB, 0 to 255, to what a network takes.
+    """Normalises RGB pixels from 0 to 255.
 
     Args:
-        pixels (PixelFormat): What it takes.
+        pixels (PixelFormat): How to normalise.
     """
 
     def __init__(self, pixels: PixelFormat) -> None:
         super().__init__()
         self.rgb = pixels.rgb
         for name in ('mean', 'std'):
-            # not (3, 1, 1), of whose first dimension ncnn would make a batch
+            # ncnn would take the first dimension of (3, 1, 1) for a batch.
             value = torch.tensor(getattr(pixels, name)).view(1, 3, 1, 1)
             self.register_buffer(name, value, persistent=False)
 
@@ -74,16 +73,16 @@ class Normalize(nn.Module):
 def batch_nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, number: int
 ) -> Tensor:
-    """Suppress what overlaps a better box, in ONNX by its NonMaxSuppression.
+    """Suppress boxes that overlap a better one; in ONNX this is NonMaxSuppression.
 
     Args:
         boxes (Tensor): (N, A, 4).
-        scores (Tensor): (N, 1, A); boxes whose score is 0 are none.
-        iou_threshold (float): Overlap that suppresses.
+        scores (Tensor): (N, 1, A); boxes whose score is 0 are ignored.
+        iou_threshold (float): Boxes with a larger overlap are suppressed.
         number (int): Largest number of boxes of an image.
 
     Returns:
-        Tensor: For each box that stays (image, 0, box), of shape (number, 3).
+        Tensor: A row (image, 0, box) for each box that stays, (K, 3).
     """
     rows = []
     for image, (box, (score,)) in enumerate(zip(boxes, scores, strict=True)):
@@ -93,20 +92,14 @@ def batch_nms(
     return torch.cat(rows)
 
 
-@parse_args('v', 'v', 'f', 'i')
-def _batch_nms_to_onnx(g, boxes, scores, iou_threshold: float, number: int):
-    limits = [number], [iou_threshold], [0.0]
-    constants = [g.op('Constant', value_t=torch.tensor(limit)) for limit in limits]
-    return g.op('NonMaxSuppression', boxes, scores, *constants)
-
-
-torch.onnx.register_custom_op_symbolic(
-    'mmghostnetv2::batch_nms', _batch_nms_to_onnx, opset_version=11
-)
+@batch_nms.register_fake
+def _(boxes, scores, iou_threshold: float, number: int) -> Tensor:
+    kept = torch.library.get_ctx().new_dynamic_size()
+    return boxes.new_empty(kept, 3, dtype=torch.int64)
 
 
 class Level(NamedTuple):
-    """Boxes (N, A, 4) of a level, their scores (N, A, C), factors of these (N, A)."""
+    """Boxes (N, A, 4) of a level, their scores (N, A, C), and factors of the scores."""
 
     boxes: Tensor
     scores: Tensor
@@ -114,7 +107,7 @@ class Level(NamedTuple):
 
 
 def _yolo_levels(head: nn.Module, features: Sequence[Tensor]) -> list[Level]:
-    """Decode YOLOv3's maps. It takes the best of all levels, so they are one."""
+    """Decode YOLOv3's maps into one level: it selects the best boxes of all levels."""
     (maps,) = head(features)
     priors = head.prior_generator.grid_priors(
         [x.shape[-2:] for x in maps], device=maps[0].device
@@ -137,7 +130,7 @@ def _anchor_levels(head: nn.Module, features: Sequence[Tensor]) -> list[Level]:
         [x.shape[-2:] for x in class_maps], device=class_maps[0].device
     )
 
-    # of the maps themselves; the shapes of what is made of them a trace takes for fixed
+    # A trace follows the shapes of inputs, but takes those of later tensors for fixed.
     number = class_maps[0].shape[0]
 
     def flat(x: Tensor, parts: int) -> Tensor:
@@ -148,7 +141,7 @@ def _anchor_levels(head: nn.Module, features: Sequence[Tensor]) -> list[Level]:
         class_maps, box_maps, priors, *factor_maps, strict=True
     ):
         scores, deltas = flat(scores, head.cls_out_channels), flat(deltas, 4)
-        # coders take one image, whose boxes may be anything
+        # Coders take the boxes of one image; here all images of the batch are one.
         boxes = head.bbox_coder.decode(points.repeat(number, 1), deltas.reshape(-1, 4))
         boxes = boxes.reshape(number, -1, 4)
         if head.use_sigmoid_cls:
@@ -161,7 +154,7 @@ def _anchor_levels(head: nn.Module, features: Sequence[Tensor]) -> list[Level]:
 
 
 def _predicts_as(module: nn.Module, base: type, *methods: str) -> bool:
-    """Tell whether a module has the methods of a class, and none of its own."""
+    """Tell whether a module's methods are those of a class, not overridden."""
     ours, theirs = (
         [getattr(cls, method, None) for method in methods]
         for cls in (type(module), base)
@@ -172,7 +165,7 @@ def _predicts_as(module: nn.Module, base: type, *methods: str) -> bool:
 def _refusal(module: nn.Module) -> NotImplementedError:
     return NotImplementedError(
         f'{type(module).__name__} predicts in a way of its own, which cannot be '
-        "exported; output 'features' of its backbone can"
+        "exported; the output 'features' of its backbone can"
     )
 
 
@@ -180,7 +173,7 @@ def find_levels(head: nn.Module):
     """Return the function that decodes a head's maps, ``(head, features) -> levels``.
 
     Raises:
-        NotImplementedError: Its way to predict is none of those known here.
+        NotImplementedError: The head predicts in a way that is not known here.
     """
     from mmdet.models.dense_heads import YOLOV3Head
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
@@ -196,14 +189,15 @@ def find_levels(head: nn.Module):
 
 
 class Detector(nn.Module):
-    """Images to boxes before non-maximum suppression ('dense') or after it.
+    """Computes boxes of images before non-maximum suppression ('dense') or after it.
 
     Args:
-        model (nn.Module): Detector of one stage of mmdet.
+        model (nn.Module): One-stage detector of mmdet.
         suppress (bool): Whether to suppress and rank.
 
     Raises:
-        NotImplementedError: It has two stages, or predicts in a way of its own.
+        NotImplementedError: The detector has two stages or predicts in a way of its
+            own.
     """
 
     def __init__(self, model: nn.Module, suppress: bool) -> None:
@@ -211,7 +205,8 @@ class Detector(nn.Module):
         if getattr(model, 'bbox_head', None) is None:
             raise NotImplementedError(
                 f'{type(model).__name__}: detectors of two stages, or without a '
-                "bbox_head, cannot be exported; output 'features' of its backbone can"
+                "bbox_head, cannot be exported; the output 'features' of the backbone "
+                'can'
             )
         self.model = model
         self.suppress = suppress
@@ -221,9 +216,8 @@ class Detector(nn.Module):
         self.iou_threshold = options.pop('iou_threshold')
         if options.pop('type', 'nms') != 'nms' or options:
             raise NotImplementedError(
-                'of the non-maximum suppressions only one by class, '
-                "dict(type='nms', iou_threshold=...), can be exported, not "
-                f'{dict(self.cfg.nms)}'
+                'the only non-maximum suppression that can be exported is by class, '
+                f"dict(type='nms', iou_threshold=...), not {dict(self.cfg.nms)}"
             )
         coder = model.bbox_head.bbox_coder
         self.clip = self.levels is not _yolo_levels and coder.clip_border
@@ -235,7 +229,7 @@ class Detector(nn.Module):
             self.output_names = ('boxes', 'scores')
 
     def decode(self, images: Tensor) -> list[Level]:
-        """Compute all boxes; boxes of heads that do so are clipped to the images."""
+        """Compute all boxes, clipped to the images if the head clips its boxes."""
         levels = self.levels(self.model.bbox_head, self.model.extract_feat(images))
         if not self.clip:
             return levels
@@ -250,7 +244,7 @@ class Detector(nn.Module):
         return clipped
 
     def candidates(self, level: Level) -> tuple[Tensor, Tensor, Tensor]:
-        """Choose the best pairs of box and class, P of them.
+        """Select the P best pairs of a box and a class.
 
         Returns:
             tuple[Tensor, Tensor, Tensor]: Boxes (N, P, 4), scores (N, P), which are 0
@@ -265,8 +259,7 @@ class Detector(nn.Module):
         number = pairs.shape[1]
         limit = self.cfg.get('nms_pre', -1)
         if limit > 0:
-            traced = isinstance(number, Tensor)  # and may differ in the next image
-            number = number.clamp(max=limit) if traced else min(number, limit)
+            number = min(number, limit)
         best, index = pairs.topk(number)
         box = index // classes
         chosen = boxes.gather(1, box.unsqueeze(-1).expand(-1, -1, 4))
@@ -285,13 +278,13 @@ class Detector(nn.Module):
             images (Tensor): (N, 3, H, W).
 
         Returns:
-            tuple[Tensor, ...]: After suppression 'dets' (N, K, 5), x1, y1, x2, y2 in
-            pixels and score, from the highest score to the lowest, and 'labels' (N, K),
-            K being the ``max_per_img`` of the model's ``test_cfg``. What is left of K
-            has the score 0, no area and the label -1.
+            tuple[Tensor, ...]: With suppression, 'dets' (N, K, 5) with x1, y1, x2, y2
+            in pixels and the score, highest score first, and 'labels' (N, K). K is
+            ``max_per_img`` of the model's ``test_cfg``; rows without a box have the
+            score 0, no area and the label -1.
 
             Dense, the 'boxes' (N, A, 4) of all levels and their 'scores' (N, A, C);
-            with YOLOv3 also their 'objectness' (N, A), a factor of the scores.
+            YOLOv3 adds their 'objectness' (N, A), a factor of the scores.
         """
         levels = self.decode(images)
         if not self.suppress:
@@ -299,7 +292,8 @@ class Detector(nn.Module):
             return tuple(torch.cat(x, dim=1) for x in outputs if x[0] is not None)
         parts = zip(*map(self.candidates, levels), strict=True)
         boxes, scores, labels = (torch.cat(part, dim=1) for part in parts)
-        # classes are moved apart as mmcv does, to the same rounding
+        # As in mmcv, an offset for each class keeps boxes of different classes apart,
+        # and it rounds in the same way.
         largest = boxes.masked_fill((scores == 0).unsqueeze(-1), 0).amax((1, 2))
         apart = labels * (largest + 1).unsqueeze(1)
         number = self.cfg.max_per_img
@@ -312,7 +306,7 @@ class Detector(nn.Module):
         image, _, box = rows.unbind(1)
         index = image * scores.shape[1] + box
         stays = torch.zeros_like(scores).flatten().index_fill(0, index, 1)
-        # so many more that there are as many as wanted
+        # Pad so that topk can return max_per_img rows.
         scores = F.pad(scores * stays.view_as(scores), (0, number))
         boxes = F.pad(boxes, (0, 0, 0, number))
         labels = F.pad(labels, (0, number))
@@ -325,14 +319,14 @@ class Detector(nn.Module):
 
 
 class Segmentor(nn.Module):
-    """Images (N, 3, H, W) to the labels of their pixels, 'labels' (N, H, W).
+    """Labels the pixels of images (N, 3, H, W); returns 'labels' (N, H, W).
 
     Args:
         model (nn.Module): Segmentor of mmseg.
 
     Raises:
-        NotImplementedError: It or its head predicts in a way of its own, or it slides
-            a window, or has several heads or one output channel.
+        NotImplementedError: The segmentor or its head predicts in a way of its own, it
+            slides a window, or it has several heads or a single output channel.
     """
 
     output_names = ('labels',)
@@ -376,7 +370,7 @@ class Segmentor(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Images (N, 3, H, W) to 'scores' (N, C), which sum up to 1.
+    """Classifies images (N, 3, H, W); returns 'scores' (N, C), which sum to 1.
 
     Args:
         model (nn.Module): Classifier of mmpretrain.
@@ -401,13 +395,13 @@ class Classifier(nn.Module):
 
 
 class Features(nn.Module):
-    """Images (N, 3, H, W) to the backbone's features, 'features0' and so on.
+    """Computes the backbone's features of images (N, 3, H, W): 'features0' and so on.
 
     Args:
         model (nn.Module): Any model with a backbone that returns a tuple.
 
     Raises:
-        NotImplementedError: The backbone does not tell how many features it returns.
+        NotImplementedError: The backbone has no ``out_indices``.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -427,10 +421,10 @@ class Features(nn.Module):
 
 
 def find_task(model: nn.Module) -> str:
-    """Tell what a model does: 'classification', 'detection' or 'segmentation'.
+    """Return a model's task: 'classification', 'detection' or 'segmentation'.
 
     Raises:
-        NotImplementedError: None of these.
+        NotImplementedError: The model has another task.
     """
     heads = dict(decode_head='segmentation', head='classification')
     detectors = 'bbox_head', 'roi_head', 'rpn_head', 'mask_head', 'panoptic_head'
@@ -439,34 +433,34 @@ def find_task(model: nn.Module) -> str:
         if getattr(model, head, None) is not None:
             return task
     raise NotImplementedError(
-        f'{type(model).__name__} is no classifier, detector or segmentor'
+        f'{type(model).__name__} is not a classifier, detector or segmentor'
     )
 
 
 def deployable(
     model: nn.Module, output: str = 'predictions', preprocess: bool = False
 ) -> nn.Module:
-    """Make a network from images to tensors of a model.
+    """Turn a model into a network that takes images and returns tensors.
 
     Args:
         model (nn.Module): Model of mmpretrain, mmdet or mmseg, as
             :func:`mmghostnetv2.init_model` builds it. It is left in eval mode, and the
-            network has its layers.
+            network shares its layers.
         output (str): 'predictions', see :class:`Classifier`, :class:`Detector` and
             :class:`Segmentor`; 'dense', a detector's boxes before non-maximum
             suppression; or 'features', those of the backbone.
-        preprocess (bool): Whether the network takes RGB pixels of 0 to 255, floats or
-            uint8, and normalises them. Else it takes what the model's data
-            preprocessor returns. Padding is not part of it: that has the colour which
-            becomes 0, one that uint8 cannot express.
+        preprocess (bool): Whether the network takes RGB pixels from 0 to 255, floats or
+            uint8, and normalises them. Otherwise it takes what the model's data
+            preprocessor returns. Padding is not included: its colour, which becomes
+            0, is not a whole number.
 
     Returns:
-        nn.Module: Network in eval mode that takes images (N, 3, H, W). Its outputs'
-        names are ``output_names``.
+        nn.Module: Network in eval mode that takes images (N, 3, H, W). Its attribute
+        ``output_names`` names the outputs.
 
     Raises:
-        ValueError: ``output`` is none of these for this model.
-        NotImplementedError: The model cannot be exported so.
+        ValueError: This model does not have this ``output``.
+        NotImplementedError: This output of the model cannot be exported.
     """
     if output not in OUTPUTS:
         raise ValueError(f'output must be one of {OUTPUTS}, got {output!r}')
@@ -477,7 +471,7 @@ def deployable(
         if task == 'detection':
             network = Detector(model, suppress=output == 'predictions')
         elif output == 'dense':
-            raise ValueError(f"output 'dense' is one of detectors, not of {task}")
+            raise ValueError(f"output 'dense' is for detectors, not for {task}")
         else:
             network = dict(classification=Classifier, segmentation=Segmentor)[task](
                 model

@@ -10,13 +10,13 @@ WEIGHTED = ['Conv', 'Gemm', 'MatMul']
 
 
 def before_the_last_layers(model) -> list[str]:
-    """Name the nodes of a graph that a convolution or linear layer follows.
+    """Return the nodes of a graph on which a later convolution or linear layer depends.
 
     Args:
-        model (onnx.ModelProto): The graph, its nodes in order of execution.
+        model (onnx.ModelProto): The graph, its nodes in the order of execution.
 
     Returns:
-        list[str]: Names of nodes.
+        list[str]: Names of the nodes.
     """
     names, wanted = [], set()
     for node in reversed(model.graph.node):
@@ -29,11 +29,11 @@ def before_the_last_layers(model) -> list[str]:
 
 
 def quantize(source: Path, images: Sequence[np.ndarray], path: Path) -> None:
-    """Write an ONNX file of 8-bit integers.
+    """Quantise an ONNX file to 8-bit integers.
 
     Args:
         source (Path): File of a network in float32 with one input.
-        images (Sequence[np.ndarray]): Its inputs, which tell the ranges of values.
+        images (Sequence[np.ndarray]): Inputs from which the ranges of values are taken.
         path (Path): File to write.
 
     Raises:
@@ -56,7 +56,7 @@ def quantize(source: Path, images: Sequence[np.ndarray], path: Path) -> None:
             return next(self.feeds, None)
 
     if not len(images):
-        raise ValueError('calibration takes at least one image')
+        raise ValueError('calibration needs at least one image')
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder, 'prepared.onnx')
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
@@ -71,7 +71,7 @@ def quantize(source: Path, images: Sequence[np.ndarray], path: Path) -> None:
             weight_type=QuantType.QInt8,
             op_types_to_quantize=WEIGHTED,
             nodes_to_quantize=before_the_last_layers(model),
-            # what OpenVINO fuses: inputs are rounded, not outputs once more
+            # OpenVINO fuses this pattern: inputs are quantised, outputs are not.
             extra_options=dict(
                 OpTypesToExcludeOutputQuantization=WEIGHTED, QuantizeBias=False
             ),

@@ -1,43 +1,45 @@
 """Test exported classifiers and detectors with the data and the metric of a config.
 
 The config's own test pipeline, data preprocessor and evaluator are used; only the
-network is the file's. All files are also timed, in turn, on one image: a time is a
-median, and a ratio, to the first file, the median of those within a round.
+network is the file's. All files are also timed in turn on one image: a time is a
+median, and a ratio is the median of the ratios to the first file within each round.
 
 Example:
     python tools/deployment/evaluate.py configs/digits/ghostnetv2_100_digits.py \
         digits.onnx digits_int8.onnx
 """
 
-import argparse
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.config import DictAction
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
-from run import boxes_in_picture, one_line, read_description  # the neighbour
 
 from mmghostnetv2.analysis import paired_ratios, quartiles, time_interleaved
-from mmghostnetv2.apis import read_config
+from mmghostnetv2.arguments import (
+    add_config,
+    load_config,
+    make_parser,
+    named_errors,
+    positive_int,
+    run_tool,
+)
+from mmghostnetv2.deployment.metadata import load_metadata
 from mmghostnetv2.deployment.networks import find_task
-from mmghostnetv2.deployment.runtimes import RUNTIMES
-
-BY_SUFFIX = {'.onnx': 'onnxruntime', '.xml': 'openvino', '.tflite': 'litert'}
-BY_SUFFIX['.param'] = 'ncnn'
+from mmghostnetv2.deployment.runtimes import RUNTIMES, check_runtime, find_runtime
 
 
 def pad_to_size(image, meta):
     """Pad an image (3, H, W) to the size that a file takes.
 
-    It grows on the right and below, as the data preprocessors do it.
+    The padding is on the right and at the bottom, as in the data preprocessors.
 
     Raises:
-        ValueError: It is larger, or has another size where a classifier takes it.
+        ValueError: The image is larger, or it has another size and is a classifier's.
     """
     height, width = meta['input']['shape'][2:]
     pad = 0, width - image.shape[-1], 0, height - image.shape[-2]
@@ -50,7 +52,7 @@ def pad_to_size(image, meta):
 
 
 def predict(model, session, meta, data):
-    """Do a model's test step by an exported network, image by image."""
+    """Replace a model's test step by an exported network, image by image."""
     data = model.data_preprocessor(data, False)
     for image, sample in zip(data['inputs'], data['data_samples'], strict=True):
         if not meta['input']['dynamic']:
@@ -67,10 +69,12 @@ def predict(model, session, meta, data):
             dets, labels = outputs
             dets, labels = dets[labels >= 0], labels[labels >= 0]
             size = sample.ori_shape[1::-1]
-            # without what the pipeline pads
+            # The size of the picture in the image, without the pipeline's padding.
             factors = sample.get('scale_factor', (1.0, 1.0))
             inside = [round(x * f) for x, f in zip(size, factors, strict=True)]
-            boxes = boxes_in_picture(dets[:, :4], size, inside, meta['clip'])
+            boxes = dets[:, :4].reshape(-1, 2, 2)
+            boxes = boxes.clip(0, inside) if meta['clip'] else boxes
+            boxes = (boxes * np.divide(size, inside)).reshape(-1, 4)
             sample.pred_instances = InstanceData(
                 bboxes=torch.from_numpy(boxes).float(),
                 scores=torch.from_numpy(dets[:, 4]),
@@ -83,45 +87,42 @@ def evaluate(config, session, meta):
     """Return the metrics of an exported network by name.
 
     Raises:
-        ValueError: The config has nothing to test with, or is of another task or of
-            another number of classes than the network.
+        ValueError: The config has nothing to test with, or its task or its number of
+            classes is not the network's.
     """
     if not config.get('model'):
         raise ValueError('the config has no model')
     runner = Runner.from_cfg(config)
     task = find_task(runner.model)
     if task != meta['task']:
-        raise ValueError(f'the file is of {meta["task"]}, the config of {task}')
+        raise ValueError(f'the file is for {meta["task"]}, the config for {task}')
     if runner.test_loop is None:
         raise ValueError('the config has no data and no metric to test with')
     known = meta['classes'], runner.test_loop.dataloader.dataset.metainfo.get('classes')
     ours, theirs = (len(classes or ()) for classes in known)
     if ours and theirs and ours != theirs:
         raise ValueError(f'the file has {ours} classes, the data {theirs}')
-    # the runtimes' outputs are there, too
-    runner.model.to('cpu')
+    runner.model.to('cpu')  # the runtimes' outputs are on the CPU
     runner.model.test_step = partial(predict, runner.model, session, meta)
     return runner.test()
 
 
 def open_file(path, threads, openvino):
     """Open an exported file; return its session and its description."""
-    if path.suffix not in BY_SUFFIX:
-        known = ', '.join(BY_SUFFIX)
-        raise ValueError(f'{path} is of an unknown format; a model ends in {known}')
-    meta = read_description(path)
+    runtime = find_runtime(path)
+    if openvino and runtime.format == 'onnx':
+        runtime = RUNTIMES['openvino']
+    check_runtime(runtime.name)
+    meta = load_metadata(path)
     if meta['output'] != 'predictions' or meta['task'] == 'segmentation':
-        raise ValueError(f'{path} returns no scores of classes and no suppressed boxes')
-    runtime = BY_SUFFIX[path.suffix]
-    if openvino and runtime == 'onnxruntime':
-        runtime = 'openvino'
-    return RUNTIMES[runtime].open(path, threads), meta
+        raise ValueError(f'{path} returns neither scores of classes nor final boxes')
+    return runtime.open(path, threads), meta
 
 
 def tabulate(metrics, seconds):
-    """Write what was found as lines of Markdown."""
+    """Return the results as the lines of a Markdown table."""
     first = next(iter(seconds))
-    # a metric is left out where nothing is found
+    # COCO's metrics are left out where no box was found.
     names = list(dict.fromkeys(name for found in metrics.values() for name in found))
     ratios = paired_ratios(seconds, first)
     lines = [f'| file | {" | ".join(names)} | ms | ratio |']
@@ -135,47 +136,42 @@ def tabulate(metrics, seconds):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
-    add('config', metavar='CONFIG', help='config file, or the name of one of ours')
+    add_config(parser, checkpoint=None)
     add('models', metavar='MODEL', type=Path, nargs='+', help='exported files')
     add('--openvino', action='store_true', help='run .onnx files in OpenVINO')
-    add('--threads', metavar='N', type=int, default=1, help='threads (default: 1)')
-    add('--rounds', metavar='N', type=int, default=50, help='timed runs (default: 50)')
     add(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='changes of the config',
+        '--threads',
+        metavar='N',
+        type=positive_int,
+        default=1,
+        help='threads that compute (default: 1)',
+    )
+    add(
+        '--rounds',
+        metavar='N',
+        type=positive_int,
+        default=50,
+        help='timed runs of each file (default: 50)',
     )
     args = parser.parse_args(argv)
-    if min(args.threads, args.rounds) < 1:
-        parser.error('--threads and --rounds must be at least 1')
+    config = load_config(args)
+    config.log_level = 'WARNING'
+    # The config's own visualizer would write into the folder that is removed.
+    config.visualizer = dict(type='Visualizer', name='evaluate')
     metrics, runners = {}, {}
-    source = args.config
-    try:
-        config = read_config(args.config)
-        config.merge_from_dict(args.cfg_options)
-        config.log_level = 'WARNING'
-        # nothing is drawn; the config's own would outlive the folder
-        config.visualizer = dict(type='Visualizer', name='evaluate')
-        with tempfile.TemporaryDirectory() as config.work_dir:
-            for path in args.models:
-                source = path
+    with tempfile.TemporaryDirectory() as config.work_dir:
+        for path in args.models:
+            with named_errors(path):
                 session, meta = open_file(path, args.threads, args.openvino)
-                source = f'{path} by {args.config}'
+            with named_errors(f'{path} by {args.config}'):
                 metrics[str(path)] = evaluate(config, session, meta)
-                images = torch.rand(meta['input']['shape']).numpy()
-                runners[str(path)] = partial(session, images)
-    except Exception as error:  # runtimes and configs have types of their own
-        sys.exit(f'{source}: {one_line(error)}')
+            images = torch.rand(meta['input']['shape']).numpy()
+            runners[str(path)] = partial(session, images)
     seconds = time_interleaved(runners, args.rounds)
     print('\n'.join(tabulate(metrics, seconds)))
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

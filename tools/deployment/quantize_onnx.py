@@ -1,10 +1,10 @@
-"""Quantise an ONNX file of export_onnx.py to 8-bit integers, by ONNX Runtime.
+"""Quantise an ONNX file of export.py to 8-bit integers with ONNX Runtime's quantiser.
 
-Ranges of values come from pictures. The file runs in ONNX Runtime and in OpenVINO;
-evaluate.py tells what it costs and gains there. Weights get a scale a channel,
-activations one a tensor. The last layers, those that no other convolution or linear
-layer follows, and what comes after them, such as the decoding of boxes, stay in
-float32: there eight bits cost most and gain least.
+The ranges of values come from pictures. The file runs in ONNX Runtime and in OpenVINO;
+evaluate.py measures its accuracy and speed. Weights have a scale for each channel,
+activations one for each tensor. The last convolutions and linear layers and what
+follows them, such as the decoding of boxes, stay in float32, because there eight bits
+cost most accuracy and save least time.
 
 Example:
     python tools/deployment/quantize_onnx.py yolov3.onnx data/coco/val2017 \
@@ -13,57 +13,51 @@ Example:
         yolov3.onnx yolov3_int8.onnx
 """
 
-import argparse
-import json
-import sys
 from pathlib import Path
 
+from mmghostnetv2.arguments import add_out, make_parser, named_errors, run_tool
 from mmghostnetv2.deployment.calibration import find_pictures, read_calibration
-from mmghostnetv2.deployment.export import require_free, written
-from mmghostnetv2.deployment.metadata import metadata_path, save_metadata
+from mmghostnetv2.deployment.metadata import (
+    load_metadata,
+    metadata_path,
+    save_metadata,
+)
 from mmghostnetv2.deployment.networks import PixelFormat
 from mmghostnetv2.deployment.quantize import quantize
-from mmghostnetv2.errors import exit_with_message
+from mmghostnetv2.output import require_free, written
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
-    add('model', metavar='NAME.onnx', type=Path, help='file of export_onnx.py')
+    add('model', metavar='NAME.onnx', type=Path, help='file of export.py')
     add(
-        'images',
-        metavar='IMAGES',
+        'pictures',
+        metavar='PICTURES',
         type=Path,
         nargs='+',
-        help='pictures or folders of some; up to 100 are used, evenly spaced',
+        help='pictures, or folders with pictures; up to 100 are used, evenly spaced',
     )
-    add('--out', metavar='INT8.onnx', type=Path, required=True, help='file to write')
-    add('--force', action='store_true', help='overwrite it')
+    add_out(parser, 'file to write', ['.onnx'], required=True)
     args = parser.parse_args(argv)
-    if args.out.suffix != '.onnx':
-        parser.error(f'argument --out: must end in .onnx, got {args.out}')
-    sidecar = metadata_path(args.model)
-    for path in (args.model, sidecar):
-        if not path.is_file():
-            sys.exit(f'no such file: {path}; export_onnx.py writes both')
+    meta = load_metadata(args.model)
     require_free([args.out, metadata_path(args.out)], args.force)
-    with exit_with_message(sidecar):
-        meta = json.loads(sidecar.read_text())
-        size, normalised = meta['input']['shape'][2:], not meta['input']['preprocess']
-        pixels = PixelFormat(*(meta['input'][name] for name in PixelFormat._fields))
+    with named_errors(metadata_path(args.model)):
+        form = meta['input']
+        pixels = PixelFormat(*(form[name] for name in PixelFormat._fields))
+        size, normalises = form['shape'][2:], form['preprocess']
     if meta.get('int8'):
-        sys.exit(f'{args.model} has eight bits already')
+        raise ValueError(f'{args.model} is quantised already')
+    images = read_calibration(
+        find_pictures(args.pictures), size, None if normalises else pixels
+    )
     with written(args.out) as path:
-        pictures = find_pictures(args.images)
-        images = read_calibration(pictures, size, pixels if normalised else None)
-        with exit_with_message(args.model):
+        with named_errors(args.model):
             quantize(args.model, images.numpy(), path)
         save_metadata(meta | dict(int8=True), path)
-        sizes = [file.stat().st_size / 1e6 for file in (args.model, path)]
-    print(f'wrote {args.out}, {sizes[1]:.1f} MB instead of {sizes[0]:.1f} MB')
+        before, after = (file.stat().st_size / 1e6 for file in (args.model, path))
+    print(f'wrote {args.out}, {after:.1f} MB instead of {before:.1f} MB')
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -1,14 +1,13 @@
-"""Run an exported model on pictures, with numpy, Pillow and its runtime alone.
+"""Run an exported model on pictures with numpy, Pillow and its runtime alone.
 
-MODEL is a file of one of the export tools: .onnx, .xml (OpenVINO), .tflite (LiteRT) or
-.param (ncnn). Beside it lies MODEL.json, which says how pictures are prepared and what
-comes out. This file needs nothing else of the project, so copy it to where it is
-needed.
+MODEL is a file of export.py: .onnx, .xml (OpenVINO), .tflite (LiteRT), .param (ncnn) or
+.pte (ExecuTorch). MODEL.json beside it describes how pictures are prepared and what the
+model returns. This script needs nothing else of the project and may be copied.
 
-Detections and segmentations are drawn into --out-dir, and what is found is printed.
+The results are printed. Detections and segmentations are also drawn into --out-dir.
 
 Example:
-    python tools/deployment/run.py yolov3.onnx street.jpg pictures/ --json found.json
+    python tools/deployment/run.py yolov3.onnx street.jpg pictures/ --out found.json
 """
 
 import argparse
@@ -16,6 +15,7 @@ import colorsys
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ PILLOW_MODES = {
     'lanczos': Image.Resampling.LANCZOS,
     'hamming': Image.Resampling.HAMMING,
 }
-# what a description has to say
+# Keys that a description must have.
 KEYS = 'task', 'output', 'outputs', 'input', 'prepare', 'classes', 'palette'
 INPUT_KEYS = 'shape', 'dynamic', 'preprocess', 'rgb', 'mean', 'std'
 PREPARE_KEYS = 'resize', 'backend', 'interpolation', 'pad_to', 'unknown', 'pad_colour'
@@ -39,11 +39,11 @@ RESIZE_KEYS = dict(none=(), stretch=('size',), fit=(), short_edge=('edge', 'size
 
 
 def one_line(error):
-    """Write an error as one line: runtimes spread theirs over several."""
+    """Return an error as one line; those of runtimes have several."""
     return ' '.join(f'{type(error).__name__}: {error}'.split())
 
 
-# ---- runtimes: each opens a file and returns a function of the images (N, 3, H, W)
+# ---- runtimes: each opens a file and returns a function of images (N, 3, H, W)
 
 
 def open_onnx(path, threads):
@@ -61,7 +61,7 @@ def open_onnx(path, threads):
 def open_openvino(path, threads):
     import openvino
 
-    # bfloat16 would be the default where the CPU has it
+    # The default is bfloat16 on CPUs that have it.
     options = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
     if threads:
         options['INFERENCE_NUM_THREADS'] = threads
@@ -108,16 +108,33 @@ def open_ncnn(path, threads):
     return run
 
 
+def open_executorch(path, threads):
+    import torch
+    from executorch.extension.pybindings import portable_lib
+    from executorch.runtime import Runtime
+
+    if threads:
+        portable_lib._unsafe_reset_threadpool(threads)
+    method = Runtime.get().load_program(path).load_method('forward')
+
+    def run(images):
+        outputs = method.execute([torch.from_numpy(images)])
+        return [output.numpy().copy() for output in outputs]
+
+    return run
+
+
 RUNTIMES = {
     '.onnx': (open_onnx, 'onnxruntime'),
     '.xml': (open_openvino, 'openvino'),
     '.tflite': (open_litert, 'ai-edge-litert'),
     '.param': (open_ncnn, 'ncnn'),
+    '.pte': (open_executorch, 'executorch'),
 }
 
 
 def read_description(path):
-    """Read what lies beside an exported model, NAME.onnx.json beside NAME.onnx.
+    """Read the description of an exported model, NAME.onnx.json beside NAME.onnx.
 
     Args:
         path (Path): File of the model.
@@ -126,8 +143,8 @@ def read_description(path):
         dict: The description.
 
     Raises:
-        FileNotFoundError: There is no such file, or no description beside it.
-        ValueError: The description is none, or lacks something.
+        FileNotFoundError: The file or its description is missing.
+        ValueError: The description cannot be read or lacks a key.
     """
     sidecar = path.with_name(f'{path.name}.json')
     for file, what in ((path, 'model'), (sidecar, 'description of the model')):
@@ -147,7 +164,7 @@ def read_description(path):
                 part[name]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f'{sidecar} is no description of a model: {one_line(error)}'
+            f'{sidecar} is not a description of a model: {one_line(error)}'
         ) from error
     return meta
 
@@ -157,16 +174,16 @@ def open_model(path, threads=0):
 
     Args:
         path (Path): Its file.
-        threads (int): Threads that compute; 0 leaves it to the runtime.
+        threads (int): Threads that compute; with 0 the runtime decides.
 
     Returns:
         tuple[Callable, dict]: Function of images (N, 3, H, W) that lists the outputs,
         and the description.
 
     Raises:
-        FileNotFoundError: There is no such file, or no description beside it.
-        ValueError: It is of no format known here, the runtime cannot read it, the
-            description is none, or it has steps that cannot be done here.
+        FileNotFoundError: The file or its description is missing.
+        ValueError: The format is unknown, the runtime cannot read the file, the
+            description cannot be read, or it has steps that cannot be done here.
         ImportError: The runtime is missing.
     """
     if path.suffix not in RUNTIMES:
@@ -174,7 +191,7 @@ def open_model(path, threads=0):
         raise ValueError(f'{path} is of an unknown format; a model ends in {known}')
     meta = read_description(path)
     if meta['prepare']['unknown']:
-        # the network would see other pictures than in its test
+        # The network would see other pictures than in its test.
         steps = ', '.join(meta['prepare']['unknown'])
         raise ValueError(
             f'{path}: the test pipeline has steps that cannot be done here: {steps}; '
@@ -187,28 +204,28 @@ def open_model(path, threads=0):
         raise ImportError(
             f'{path} needs {package}, pip install {package}: {error}'
         ) from error
-    except Exception as error:  # runtimes have types of their own
+    except Exception as error:  # runtimes have exceptions of their own
         raise ValueError(f'{path} cannot be opened: {one_line(error)}') from error
 
 
-# ---- pictures: prepared as the test pipeline of the config does
+# ---- pictures: prepared as in the config's test pipeline
 
 
 def read_image(path):
-    """Read a picture as RGB, turned as its camera says."""
+    """Read a picture as RGB, rotated as its EXIF data say."""
     with Image.open(path) as image:
         return ImageOps.exif_transpose(image).convert('RGB')
 
 
 def resize_as_opencv(image, size):
-    """Resize by OpenCV's bilinear interpolation, which has no filter when it shrinks.
+    """Resize by OpenCV's bilinear interpolation, which does not smooth when it shrinks.
 
     Args:
         image (np.ndarray): (H, W, 3), uint8.
         size (tuple[int, int]): New width and height.
 
     Returns:
-        np.ndarray: uint8. It is computed in OpenCV's integers, to the same rounding.
+        np.ndarray: uint8, computed with integers and rounded as in OpenCV.
     """
 
     def weigh(old, new):
@@ -241,7 +258,7 @@ def resize(image, size, prepare):
 
 
 def prepare_image(image, meta):
-    """Make the network's input of a picture.
+    """Turn a picture into the network's input.
 
     Args:
         image (PIL.Image.Image): RGB.
@@ -249,11 +266,11 @@ def prepare_image(image, meta):
 
     Returns:
         tuple[np.ndarray, tuple[int, int]]: Images (1, 3, H, W), and the width and
-        height which the picture has in them, in the upper left corner. Of a classifier
-        that crops, its middle is all there is.
+        height that the picture has in them, from the upper left corner on. Classifiers
+        that crop see the middle of the picture alone.
 
     Raises:
-        ValueError: The picture has not the size that the network takes.
+        ValueError: The network does not take the size of the picture.
     """
     prepare, form = meta['prepare'], meta['input']
     (width, height), kind = image.size, prepare['resize']
@@ -305,11 +322,11 @@ def prepare_image(image, meta):
     return images, (inside_w, inside_h)
 
 
-# ---- what comes out
+# ---- results
 
 
 def suppress(boxes, scores, factors, settings):
-    """Choose from dense boxes as the detector would: thresholds, then suppression.
+    """Select from dense boxes as the detector does: thresholds, then suppression.
 
     Args:
         boxes (np.ndarray): (A, 4), pixels of the network's input.
@@ -321,13 +338,13 @@ def suppress(boxes, scores, factors, settings):
         tuple[np.ndarray, np.ndarray]: Boxes with score (K, 5), best first, and labels.
 
     Raises:
-        ValueError: There are more or fewer boxes than described.
+        ValueError: The number of boxes is not the one described.
     """
     classes, found, start = scores.shape[1], [], 0
     if sum(settings['levels']) != len(boxes):
         raise ValueError(
-            f'{len(boxes)} boxes came out, where {sum(settings["levels"])} are '
-            'described; dense boxes have to be of the size of the export'
+            f'the model returned {len(boxes)} boxes, but {sum(settings["levels"])} '
+            'are described; dense boxes need images of the size of the export'
         )
     for number in settings['levels']:
         level = slice(start, start + number)
@@ -365,13 +382,13 @@ def suppress(boxes, scores, factors, settings):
 
 
 def boxes_in_picture(boxes, size, inside, clip):
-    """Bring boxes from the network's input to the picture.
+    """Convert boxes from pixels of the network's input to pixels of the picture.
 
     Args:
         boxes (np.ndarray): (K, 4), pixels of the network's input.
         size (Sequence[int]): Width and height of the picture.
-        inside (Sequence[int]): Those which it has in the network's input.
-        clip (bool): Cut off what is outside of it.
+        inside (Sequence[int]): Width and height of the picture in the network's input.
+        clip (bool): Whether to clip the boxes to the picture.
 
     Returns:
         np.ndarray: (K, 4), pixels of the picture.
@@ -396,7 +413,7 @@ def find_boxes(outputs, image, inside, meta):
 
 
 def find_labels(outputs, image, inside):
-    """Return the class of each pixel of the picture, (H, W), by its nearest one."""
+    """Return the class of each pixel of the picture, (H, W), from the nearest label."""
     labels = outputs[0][0, : inside[1], : inside[0]]
     labels = Image.fromarray(labels.astype('i4'))
     return np.asarray(labels.resize(image.size, Image.Resampling.NEAREST))
@@ -411,7 +428,7 @@ def colour(label, meta):
     palette = meta['palette'] or ()
     if label < len(palette):
         return tuple(palette[label])
-    # hues that go on being far apart
+    # Multiples of the golden ratio: hues of successive labels are far apart.
     r, g, b = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.8, 0.95)
     return int(255 * r), int(255 * g), int(255 * b)
 
@@ -461,9 +478,9 @@ def predict(session, meta, image, score_thr):
         score_thr (float): Lowest score of boxes.
 
     Returns:
-        tuple[list[dict], PIL.Image.Image | None]: What is found, for JSON: boxes in
-        pixels of the picture, the five best classes, classes with their share of the
-        pixels, or names and shapes of features; and the drawing of boxes or pixels.
+        tuple[list[dict], PIL.Image.Image | None]: The results for JSON: boxes in pixels
+        of the picture, the five best classes, classes with their share of the pixels,
+        or names and shapes of features; and the drawing of boxes or pixels.
     """
     images, inside = prepare_image(image, meta)
     outputs = session(images)
@@ -500,7 +517,7 @@ def predict(session, meta, image, score_thr):
 
 
 def line_of(row):
-    """Write one thing found as a line for the eye."""
+    """Return one result as a line to print."""
     if 'shape' in row:
         return f'{row["name"]} {tuple(row["shape"])}'
     if 'share' in row:
@@ -510,7 +527,7 @@ def line_of(row):
 
 
 def list_images(paths):
-    """List (picture, name of its drawing); folders are searched for pictures.
+    """List pairs of a picture and its drawing's name; folders are searched.
 
     Raises:
         ValueError: A folder has no pictures.
@@ -537,10 +554,10 @@ def require_own_drawings(images):
 
 
 def require_folder(path):
-    """Make a folder, so that what cannot be written is known before the work.
+    """Make a folder before the work, which would be lost if nothing can be written.
 
     Raises:
-        OSError: It cannot be made, or nothing can be written there.
+        OSError: The folder cannot be made or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -564,6 +581,8 @@ def main(argv=None):
         default=Path('work_dirs/run'),
         help='folder for the drawings (default: work_dirs/run)',
     )
+    add('--out', metavar='FILE.json', type=Path, help='also write the results here')
+    add('--force', action='store_true', help='overwrite existing files')
     add(
         '--score-thr',
         metavar='SCORE',
@@ -571,29 +590,29 @@ def main(argv=None):
         default=0.3,
         help='lowest score of a box (default: 0.3)',
     )
-    add('--json', metavar='FILE', type=Path, help='also write what is found here')
     add(
         '--threads',
         metavar='N',
         type=int,
         default=0,
-        help='threads that compute (default: as the runtime likes)',
+        help='threads that compute (default: the runtime decides)',
     )
     args = parser.parse_args(argv)
     if args.threads < 0:
-        parser.error(f'--threads must be at least 0, got {args.threads}')
-    try:
-        images = list_images(args.images)
-        session, meta = open_model(args.model, args.threads)
-        if meta['output'] != 'features' and meta['task'] != 'classification':
-            require_own_drawings(images)
-            require_folder(args.out_dir)
-        if args.json:
-            require_folder(args.json.parent)
-            if args.json.is_dir():
-                raise IsADirectoryError(f'--json takes a file, not {args.json}')
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(one_line(error))
+        parser.error(f'argument --threads: must be at least 0, got {args.threads}')
+    images = list_images(args.images)
+    session, meta = open_model(args.model, args.threads)
+    files = [args.out] if args.out else []
+    if meta['output'] != 'features' and meta['task'] != 'classification':
+        require_own_drawings(images)
+        require_folder(args.out_dir)
+        files += [args.out_dir / name for _, name in images]
+    for file in files:
+        require_folder(file.parent)
+        if file.is_dir():
+            raise IsADirectoryError(f'{file} is a folder')
+        if file.exists() and not args.force:
+            raise FileExistsError(f'{file} exists; --force overwrites it')
     results, failed = {}, 0
     for number, (path, name) in enumerate(images, 1):
         try:
@@ -602,9 +621,8 @@ def main(argv=None):
             if drawing is not None:
                 if target.exists() and target.samefile(path):
                     raise ValueError('the drawing would overwrite the picture')
-                target.parent.mkdir(parents=True, exist_ok=True)
                 drawing.save(target)
-        except Exception as error:  # the others go on
+        except Exception as error:  # the other pictures are still processed
             failed += 1
             print(f'{path}: {one_line(error)}', file=sys.stderr)
             continue
@@ -613,14 +631,19 @@ def main(argv=None):
         print(f'{progress}{path}' + (f' -> {target}' if drawing is not None else ''))
         for row in found:
             print(f'    {line_of(row)}')
-    if args.json:
-        try:
-            args.json.write_text(json.dumps(results, indent=1) + '\n')
-        except OSError as error:
-            sys.exit(f'{args.json}: {one_line(error)}')
+    if args.out:
+        args.out.write_text(json.dumps(results, indent=1) + '\n')
     if failed:
-        sys.exit(f'{failed} of {len(images)} pictures failed')
+        raise RuntimeError(f'{failed} of {len(images)} pictures failed')
 
 
 if __name__ == '__main__':
-    main()
+    # The other tools end by mmghostnetv2.arguments.run_tool in the same way.
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get('MMGHOSTNETV2_DEBUG'):
+            traceback.print_exc()
+        sys.exit(f'error: {one_line(error)}')

@@ -3,8 +3,8 @@
     python litert_worker.py convert PROGRAM.pt2 OUT.tflite
     python litert_worker.py quantize MODEL.tflite IMAGES.npy
 
-litert-torch brings versions that OpenMMLab does not get along with. So this runs in an
-environment of its own, which ``make litert`` builds, and imports none of OpenMMLab.
+litert-torch depends on versions that OpenMMLab does not work with. So this script runs
+in an environment of its own, which ``make litert`` builds, and imports no OpenMMLab.
 """
 
 import sys
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def convert(program, out):
-    """Convert a file of torch.export, with the images that it was made with."""
+    """Convert a file of torch.export that holds its example inputs."""
     import litert_torch
     import torch
 
@@ -24,8 +24,9 @@ def convert(program, out):
 def quantize(model, images):
     """Quantise a file to integers of 8 bits, in its place.
 
-    Weights get a scale a channel, activations one a tensor. Input and outputs stay
-    float32. The images, (number, N, C, H, W), tell the ranges of activations.
+    Weights have a scale for each channel, activations one for each tensor. Input and
+    outputs stay float32. The ranges of activations come from the images, (number, N, C,
+    H, W).
     """
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import qtyping, quantizer, recipe

@@ -1,0 +1,142 @@
+"""The record that describes a runtime, and the comparison of its outputs with torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# Takes a batch of images, (N, 3, H, W), and returns the outputs as a flat list.
+Session = Callable[[np.ndarray], list[np.ndarray]]
+
+# Largest difference from torch as a share of an output's largest value. It leaves room
+# for the rounding of folded norms and of other kernels.
+TOLERANCE = 1e-4
+
+
+class Runtime(NamedTuple):
+    """Describes a runtime: how it gets a network and how it runs it on the CPU.
+
+    ``write(network, images, path)`` writes a file for images of one shape, and
+    ``open(path, threads)`` returns a :data:`Session`. torch's own runtimes have no
+    files: their ``write`` is None and their ``open`` takes the network itself.
+
+    Args:
+        name (str): Key of ``RUNTIMES``.
+        title (str): Name for messages.
+        open (Callable): Opens a file, or a network where there are no files.
+        write (Callable, optional): Raises a RuntimeError for what it cannot convert.
+        format (str): Name of the file format, for ``export.py --format``.
+        suffix (str): Suffix of the file, with the dot.
+        companions (tuple[str, ...]): Suffixes of further files that are written.
+        modules (tuple[str, ...]): Modules that it imports beside torch.
+        runs (bool): Whether files can be run, and so compared with torch.
+        suppresses (bool): Whether it has a non-maximum suppression, and so takes whole
+            detectors.
+        dynamic (bool): Whether ``write`` takes ``dynamic=True``, which leaves batch,
+            height and width free.
+        compress (Mapping[str, Callable]): Options of export.py, each with a function
+            ``(network, images, path, value)`` that rewrites the checked file smaller.
+        check (Callable): Raises an ImportError where more than modules is missing.
+    """
+
+    name: str
+    title: str
+    open: Callable[[Path | nn.Module, int], Session]
+    write: Callable[..., object] | None = None
+    format: str = ''
+    suffix: str = ''
+    companions: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    runs: bool = True
+    suppresses: bool = True
+    dynamic: bool = False
+    compress: Mapping[str, Callable] = MappingProxyType({})
+    check: Callable[[], object] = lambda: None
+
+    def convert(self, network: nn.Module, x: Tensor, path: Path) -> Path | nn.Module:
+        """Make what :attr:`open` takes of a network in eval mode.
+
+        Args:
+            network (nn.Module): The network.
+            x (Tensor): Images of the shape that it will take, (N, 3, H, W).
+            path (Path): Start of the file's name.
+
+        Returns:
+            Path | nn.Module: The file, ``path.name.suffix`` with the runtime's name and
+            suffix, or the network itself where the runtime has no files.
+        """
+        if self.write is None:
+            return network
+        # The name keeps OpenVINO's NAME.bin apart from ncnn's.
+        path = path.with_name(f'{path.name}.{self.name}{self.suffix}')
+        self.write(network, x, path)
+        return path
+
+
+def export_program(network: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+    """Export a network by torch.export for images of one shape.
+
+    Raises:
+        RuntimeError: The network cannot be exported.
+    """
+    try:
+        with torch.no_grad():
+            return torch.export.export(network, (images,))
+    except Exception as error:  # torch.export has dozens of exception types
+        first = str(error).strip().partition('\n')[0]
+        raise RuntimeError(
+            f'torch.export cannot export the network: {first}'
+        ) from error
+
+
+def tensors(outputs: Tensor | Sequence) -> list[Tensor]:
+    """List the tensors in a network's outputs: tensors, or sequences of them."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    return [tensor for output in outputs for tensor in tensors(output)]
+
+
+def flatten(outputs: Tensor | Sequence) -> list[np.ndarray]:
+    """List the tensors in a network's outputs as arrays."""
+    return [tensor.numpy() for tensor in tensors(outputs)]
+
+
+def largest_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the largest difference as a share of the largest value of ``theirs``."""
+    error, largest = (np.abs(a).max(initial=0) for a in (ours - theirs, theirs))
+    return float(error / largest) if error else 0.0
+
+
+def require_equal(
+    outputs: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
+    tolerance: float,
+    runtime: str,
+) -> None:
+    """Raise unless the outputs of a runtime are those of torch.
+
+    Args:
+        outputs (Sequence[np.ndarray]): Outputs of the runtime.
+        expected (Sequence[np.ndarray]): Outputs of torch.
+        tolerance (float): Largest difference, relative to an output's largest value.
+        runtime (str): Name of the runtime for the message.
+
+    Raises:
+        RuntimeError: Number, shapes or values differ, or values are not finite.
+    """
+    shapes, expected_shapes = ([a.shape for a in o] for o in (outputs, expected))
+    if shapes != expected_shapes:
+        raise RuntimeError(
+            f'{runtime} returns outputs of the shapes {shapes}, torch {expected_shapes}'
+        )
+    for i, (ours, theirs) in enumerate(zip(outputs, expected, strict=True)):
+        error = largest_error(ours, theirs)
+        if not error <= tolerance:  # NaN is an error, too
+            raise RuntimeError(
+                f'output {i} of {runtime} differs from that of torch by up to '
+                f'{error:.1e} of its largest value, more than {tolerance:.1e}'
+            )

@@ -1,0 +1,91 @@
+"""ONNX Runtime, and the export of networks to ONNX with sizes fixed or free."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .. import networks  # noqa: F401  it registers mmghostnetv2::batch_nms
+from .base import Runtime, Session
+
+
+def write(
+    network: nn.Module, images: Tensor, path: Path, dynamic: bool = False
+) -> None:
+    """Write a network as an ONNX file with the input 'images'.
+
+    Args:
+        network (nn.Module): Network in eval mode. Its outputs get the names in
+            ``output_names``, see :func:`mmghostnetv2.deployment.networks.deployable`,
+            where it has them.
+        images (Tensor): Images of the shape that it will take, (N, C, H, W).
+        path (Path): File to write.
+        dynamic (bool): Leave N, H and W free. Attention needs features of two pixels
+            at least, so images must have 33 pixels a side, and YOLOv3 needs
+            multiples of 32.
+
+    Raises:
+        RuntimeError: The network has an operation that ONNX lacks, or one that takes
+            fixed sizes.
+    """
+    from onnxscript import opset18 as op
+
+    def suppress(boxes, scores, iou_threshold: float, number: int):
+        limit = op.Constant(value_ints=[number])
+        threshold = op.Constant(value_floats=[iou_threshold])
+        lowest = op.Constant(value_floats=[0.0])
+        return op.NonMaxSuppression(boxes, scores, limit, threshold, lowest)
+
+    free = None
+    if dynamic:
+        # torch.export takes dimensions of 1 for fixed. At stride 32 these leave 3.
+        sides = (max(side, 96) for side in images.shape[2:])
+        images = torch.rand(2, images.shape[1], *sides)
+        free = ({0: 'batch', 2: 'height', 3: 'width'},)
+    try:
+        with torch.no_grad():
+            torch.onnx.export(
+                network,
+                (images,),
+                path,
+                input_names=['images'],
+                output_names=getattr(network, 'output_names', None),
+                dynamic_shapes=free,
+                custom_translation_table={
+                    torch.ops.mmghostnetv2.batch_nms.default: suppress
+                },
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        first = str(error.__cause__ or error).strip().partition('\n')[0]
+        raise RuntimeError(f'the network cannot be exported: {first}') from error
+
+
+def _open(path: Path, threads: int) -> Session:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Threads wait for the next operator in a busy loop, as they do where a network is
+    # deployed, but stop after the last one, when another network has its turn.
+    options.add_session_config_entry('session.force_spinning_stop', '1')
+    session = onnxruntime.InferenceSession(
+        path, options, providers=['CPUExecutionProvider']
+    )
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(None, {name: x})
+
+
+ONNXRUNTIME = Runtime(
+    'onnxruntime',
+    'ONNX Runtime',
+    _open,
+    write,
+    format='onnx',
+    suffix='.onnx',
+    modules=('onnx', 'onnxscript', 'onnxruntime'),
+    dynamic=True,
+)
