@@ -6,11 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from mmghostnetv2.analysis import memory, randomize_norms, running
-from mmghostnetv2.analysis.cuda import CUDA_RUNTIMES, build_cuda_runner
-from mmghostnetv2.analysis.networks import apply_options, build_network, copy_weights
-from mmghostnetv2.deployment.runtimes import flatten
+from mmghostnetv2.analysis import (
+    build_cuda_runner,
+    build_network,
+    randomize_norms,
+    training_step,
+)
+from mmghostnetv2.analysis.memory import peak_memory
+from mmghostnetv2.analysis.networks import apply_options, copy_weights
+from mmghostnetv2.analysis.running import CUDA_RUNTIMES, random_images
+from mmghostnetv2.deployment.runtimes import RUNTIMES, flatten
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 IMAGES = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
 
 
@@ -81,16 +88,18 @@ def layout(network):
     return found == [True]
 
 
-@pytest.mark.parametrize('deploy', ['', '+deploy', '+pad8'])
+@pytest.mark.parametrize(
+    'option', ['', '+deploy', pytest.param('+accelerate', marks=needs_gpu)]
+)
 @pytest.mark.parametrize('channels_last', [False, True])
-def test_options(peer, deploy, channels_last):
+def test_options(peer, option, channels_last):
     pytest.importorskip('mmpretrain')
     network = build_network('ghostnetv2_100_in1k')
     copy_weights(peer, network)
-    options = deploy + '+channels_last' * channels_last
+    options = option + '+channels_last' * channels_last
     network = apply_options(network, f'ghostnetv2_100_in1k{options}')
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert bool(norms) != bool(deploy)
+    assert bool(norms) == (option != '+deploy')
     assert layout(network) == channels_last
     assert_equal(compute(network), compute(peer), 1e-4)
 
@@ -112,23 +121,16 @@ class Scale(nn.Module):
 def test_training_step_is_sgd_with_momentum():
     """By hand: the loss is 5 w^2 m for the mean square m of the images."""
     shape = (2, 3, 4, 5)
-    mean = float(running.random_images(shape).square().mean())
+    mean = float(random_images(shape).square().mean())
     weight, speed, expected = 3.0, 0.0, []
     for _ in range(4):
         expected.append(5 * weight**2 * mean)
         speed = 0.9 * speed + 10 * weight * mean
         weight -= 1e-3 * speed
     network = Scale()
-    step = running.training_step(network, shape, threads=1)
+    step = training_step(network, shape, threads=1)
     assert [step() for _ in range(4)] == pytest.approx(expected, rel=1e-5)
     assert float(network.weight) == pytest.approx(weight, rel=1e-5)
-
-
-def test_start_runs_in_a_runtime(peer):
-    run = running.start(peer, (2, 3, 64, 64), 'torch', threads=1)
-    with torch.no_grad():
-        expected = flatten(peer(running.random_images((2, 3, 64, 64))))
-    assert_equal(run(), expected)
 
 
 NETWORK, SHAPE = 'timm:mobilenetv2_035', (8, 3, 224, 224)
@@ -145,11 +147,11 @@ def test_peak_memory_of_inference(peer):
     with torch.no_grad():
         network(torch.zeros(SHAPE))
     weights = sum(x.nbytes for x in network.state_dict().values())
-    found = memory.peak_memory(NETWORK, 'torch', shape=SHAPE, threads=1)
+    found = peak_memory(NETWORK, 'torch', shape=SHAPE, threads=1)
     assert weights + max(features) < found < weights + 8 * max(features)
 
     # a training keeps all features, gradients and momenta
-    found = memory.peak_memory(NETWORK, 'torch', shape=SHAPE, threads=1, train=True)
+    found = peak_memory(NETWORK, 'torch', shape=SHAPE, threads=1, train=True)
     assert 3 * weights + sum(features) / 2 < found < 3 * weights + 3 * sum(features)
 
 
@@ -161,23 +163,23 @@ def test_peak_memory_of_a_file(tmp_path):
         nn.Conv2d(3, 512, 3, padding=1), nn.Conv2d(512, 8, 1)
     ).eval()
     shape = (1, 3, 200, 200)
-    path = memory.RUNTIMES['onnxruntime'].convert(
-        network, torch.zeros(shape), tmp_path / 'a'
-    )
-    found = memory.peak_memory(path, 'onnxruntime', shape=shape, threads=1)
+    path = RUNTIMES['onnxruntime'].convert(network, torch.zeros(shape), tmp_path / 'a')
+    found = peak_memory(path, 'onnxruntime', shape=shape, threads=1)
     features = 512 * 200 * 200 * 4
     assert features < found < 3 * features
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@needs_gpu
 @pytest.mark.parametrize('amp', [False, True])
 @pytest.mark.parametrize('runtime', CUDA_RUNTIMES)
 def test_cuda(peer, amp, runtime):
+    shape = 1, 3, 96, 96
+    with torch.no_grad():
+        expected = flatten(peer(random_images(shape)))
     network = deepcopy(peer)
-    run = build_cuda_runner(network, IMAGES, compute(peer), runtime, amp)
-    run()
-    wrong = [array + 1 for array in compute(peer)]
+    build_cuda_runner(network, shape, runtime, expected, amp)()
+    wrong = [array + 1 for array in expected]
     with pytest.raises(RuntimeError, match=f'{runtime} differs'):
-        build_cuda_runner(network, IMAGES, wrong, runtime, amp)
-    step = running.training_step(network, (2, 3, 64, 64), device='cuda', amp=amp)
+        build_cuda_runner(network, shape, runtime, wrong, amp)
+    step = training_step(network, (2, 3, 64, 64), device='cuda', amp=amp)
     assert 0 < step() < float('inf')

@@ -1,8 +1,6 @@
 """tools/visualization/contact_sheet.py: what is on the sheet, pixel by pixel."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +49,7 @@ class Scene:
         for name, content in (('truth', self.truth), ('found.bbox', predictions)):
             (self.root / f'{name}.json').write_text(json.dumps(content))
         paths = [self.root / 'truth.json', self.root, self.root / 'found.bbox.json']
-        return [*map(str, paths), '--out', str(self.out), *options]
+        return [*map(str, paths), '--out', str(self.out), '--force', *options]
 
     def sheet(self):
         return np.asarray(Image.open(self.out).convert('RGB')).astype(int)
@@ -174,7 +172,8 @@ def test_no_predictions_draw_the_truth_alone(tool, scene, capsys):
     tool.main(scene.arguments([]))
     for cell in cells(scene.sheet()):
         assert (cell == BLUE).all(-1).any() and not (cell == ORANGE).all(-1).any()
-    assert '2 of 2 images: 0 of 2 objects matched, 0 extra' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed == f'{scene.out}: 2 of 2 images: 0 of 2 objects matched, 0 extra\n'
 
 
 @pytest.mark.parametrize('options', [[], ['--seed', '4']])
@@ -196,21 +195,11 @@ def test_which_images_are_picked(tool, scene, options):
         assert picked[0] in ([0, 40, 90], [0, 50, 90])
 
 
-def test_runs_as_a_command_and_names_what_it_wrote(scene):
-    done = subprocess.run(
-        [sys.executable, str(TOOL), *scene.arguments([])],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert str(scene.out) in done.stdout and scene.out.is_file()
-
-
 @pytest.mark.parametrize('name', ['truth.json', 'found.bbox.json', '3.png'])
 def test_a_missing_file_is_named(tool, scene, name):
     arguments = scene.arguments([])
     (scene.root / name).unlink()
-    with pytest.raises(SystemExit, match=f'^no such .*{name}$'):
+    with pytest.raises(FileNotFoundError, match=f'^no such .*{name}$'):
         tool.main(arguments)
     assert not scene.out.exists()
 
@@ -220,12 +209,12 @@ def test_a_missing_file_is_named(tool, scene, name):
     [
         ([Scene.box(99, 1, [0, 0, 5, 5], score=1)], r'another set.*image_id \[99\]'),
         ([Scene.box(3, 12, [0, 0, 5, 5], score=1)], r'another set.*category_id \[12\]'),
-        ([Scene.box(3, 1, [0, 0, 5, 5])], r'found.bbox.json is no list.*score'),
-        ({'images': []}, 'found.bbox.json is no list'),
+        ([Scene.box(3, 1, [0, 0, 5, 5])], r'found.bbox.json is not a list.*score'),
+        ({'images': []}, 'found.bbox.json is not a list'),
     ],
 )
 def test_predictions_that_do_not_belong(tool, scene, predictions, message):
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(ValueError, match=message):
         tool.main(scene.arguments(predictions))
     assert not scene.out.exists()
 
@@ -233,16 +222,16 @@ def test_predictions_that_do_not_belong(tool, scene, predictions, message):
 def test_broken_files_are_named(tool, scene):
     arguments = scene.arguments([])
     (scene.root / 'found.bbox.json').write_text('[{')
-    with pytest.raises(SystemExit, match='found.bbox.json is not JSON'):
+    with pytest.raises(ValueError, match='found.bbox.json is not JSON'):
         tool.main(arguments)
     for other in ('{"a": 1}', '[1]', '[{"image_id": 1}]'):
         (scene.root / 'found.bbox.json').write_text(other)
-        with pytest.raises(SystemExit, match='found.bbox.json is no list of COCO'):
+        with pytest.raises(ValueError, match='found.bbox.json is not a list of COCO'):
             tool.main(arguments)
     (scene.root / 'found.bbox.json').write_text('[]')
     for other in ('[]', '{"images": [{"id": 1}]}'):
         (scene.root / 'truth.json').write_text(other)
-        with pytest.raises(SystemExit, match='truth.json holds no COCO annotations'):
+        with pytest.raises(ValueError, match='truth.json holds no COCO annotations'):
             tool.main(arguments)
 
 

@@ -165,30 +165,30 @@ def test_containers_are_taken_apart_and_nothing_is_lost():
 @pytest.mark.parametrize(
     ('argv', 'message'),
     [
-        ('ghostnetv2_100_in1', 'ValueError: no config is named .* ghostnetv2_100_in1k'),
-        ('timm:ghostnet_7', "ValueError: timm has no model 'ghostnet_7'"),
-        ('timm:ghostnet_100 --cfg-options a.b=1', 'is no config, so it takes no a.b='),
+        ('ghostnetv2_100_in1', 'no config is named .* ghostnetv2_100_in1k'),
+        ('timm:ghostnet_7', "timm has no model 'ghostnet_7'"),
+        ('timm:ghostnet_100 --cfg-options a.b=1', 'has no config to change by a.b='),
         ('timm:ghostnet_100+fast', "an option is one of backbone, .*, got 'fast'"),
         ('timm:ghostnet_100+backbone', 'has no part named backbone'),
         (
             'timm:ghostnet_100+deploy',
-            r'timm:ghostnet_100\+deploy: .* leave \+deploy out',
+            r'timm:ghostnet_100\+deploy: .* leave out \+deploy',
         ),
-        ('timm:ghostnet_100+pad8+channels_last', r'\+pad8, \+channels_last out'),
+        ('timm:ghostnet_100+deploy+channels_last', r'out \+deploy, \+channels_last'),
         (
             'yolov3_ghostnetv2_320 --shape 33',
-            'yolov3_ghostnetv2_320 cannot be counted at 33x33 pixels: RuntimeError',
+            'yolov3_ghostnetv2_320 at 33x33 pixels: RuntimeError',
         ),
         ('torch:resnet', "a library must be timm, .*, got 'torch'"),
         ('mmpretrain:a', "mmpretrain has no model 'a'"),
-        ('timm:ghostnet_100 --shape 0', r'--shape takes one or two .*, got \[0\]'),
-        ('timm:ghostnet_100 --shape 1 2 3', r'--shape takes one or two sides'),
+        ('timm:ghostnet_100 --shape 0', 'argument --shape: must be .*, got 0'),
+        ('timm:ghostnet_100 --shape 1 2 3', '--shape takes H and W, got 3 numbers'),
     ],
 )
 def test_bad_arguments_are_named(run, capsys, argv, message):
     for library in ('mmpretrain', 'mmdet', 'timm'):
         pytest.importorskip(library)
-    with pytest.raises(SystemExit) as info:
+    with pytest.raises((RuntimeError, SystemExit)) as info:
         run(*argv.split())
     assert re.search(message, f'{info.value} {capsys.readouterr().err}')
 
@@ -204,9 +204,7 @@ def test_bad_arguments_are_named(run, capsys, argv, message):
     ],
 )
 def test_bad_configs_are_named(run, tmp_path, text, message):
-    """In one line."""
     path = tmp_path / 'bad.py'
     path.write_text(text)
-    with pytest.raises(SystemExit) as info:
+    with pytest.raises(RuntimeError, match=f'^{path}: .*{message}'):
         run(str(path))
-    assert re.fullmatch(f'{path}: .*{message}.*', str(info.value))

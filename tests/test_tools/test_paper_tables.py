@@ -45,7 +45,7 @@ def read_csv(path):
 
 def test_all_costs_are_the_papers(tool, tmp_path, capsys):
     """All ten tables; the exceptions, each with its reason, are these and no others."""
-    assert tool.main(['--out', str(tmp_path)]) == 0
+    assert tool.main(['--out-dir', str(tmp_path)]) == 0
     rows = read_csv(tmp_path / 'paper_tables.csv')
     tables = [int(row['table']) for row in rows]
     counts = [tables.count(number) for number in range(1, 11)]
@@ -82,7 +82,7 @@ def test_all_costs_are_the_papers(tool, tmp_path, capsys):
         'MobileNeXt+ 1.1x',
     }
     text = (tmp_path / 'paper_tables.md').read_text()
-    assert text.endswith(capsys.readouterr().out.rsplit('\nWritten', 1)[0])
+    assert text.endswith(capsys.readouterr().out.rsplit('\nwrote', 1)[0])
     assert '| GhostNetV2 1.0x | 6.1 | 6.157 | +0.9% | 167 | 167.048 | +0.0% |' in text
     assert re.search(r'\| All \|.*6\.157 \| \+6\.2% \(Tables 2 and 8 have 6\.1 ', text)
     assert (tmp_path / 'accuracy.png').stat().st_size > 20_000
@@ -138,10 +138,10 @@ def test_latency(tool, tmp_path, monkeypatch, capsys):
     """Each network is timed once, and compared with GhostNet V1 in the same run."""
     timed = []
 
-    def fake_runner(network, shape, runtime, threads, folder, name):
+    def fake_runner(network, shape, runtime, threads, path):
         assert (shape, runtime, threads) == ((1, 3, 224, 224), 'torch', 2)
         parameters = sum(p.numel() for p in network.parameters())
-        return lambda: parameters
+        return lambda: parameters, network
 
     def fake_times(runners, rounds):
         assert rounds == 3
@@ -151,7 +151,7 @@ def test_latency(tool, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tool, 'build_runner', fake_runner)
     monkeypatch.setattr(tool, 'time_interleaved', fake_times)
     argv = ['--tables', '1', '9', '10', '--runtime', 'torch', '--threads', '2']
-    assert tool.main([*argv, '--rounds', '3', '--out', str(tmp_path)]) == 0
+    assert tool.main([*argv, '--rounds', '3', '--out-dir', str(tmp_path)]) == 0
     assert len(timed) == len({*timed}) == 12
     rows = read_csv(tmp_path / 'paper_tables.csv')
     for row in rows:

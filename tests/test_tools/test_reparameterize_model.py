@@ -61,7 +61,7 @@ def folded(tool, tmp_path):
 
     def run(config, checkpoint):
         out = tmp_path / 'new' / 'folded.pth'
-        tool.main([config, checkpoint, str(out)])
+        tool.main([config, checkpoint, '--out', str(out)])
         return str(out.with_suffix('.py')), str(out)
 
     return run
@@ -237,8 +237,8 @@ def test_what_does_not_fold_is_refused(tool, tmp_path):
     # as it starts the norm scales by 1, and only where the image ends it matters
     model.norm.bias.data.fill_(1)
     torch.save(model.state_dict(), weights)
-    with pytest.raises(SystemExit, match=r'RuntimeError: output 0 .* differs .* by'):
-        tool.main([str(config), str(weights), str(out)])
+    with pytest.raises(RuntimeError, match='output 0 .* differs .* by'):
+        tool.main([str(config), str(weights), '--out', str(out)])
     assert not out.parent.exists()
 
 
@@ -253,34 +253,31 @@ def test_bad_checkpoints_are_named(tool, trained, tmp_path):
     out = tmp_path / 'new' / 'out.pth'
     for name, message in {
         'a list': 'a list holds no state dict',
-        'lacking': 'lacking is of another network: .* backbone.bn1.weight',
+        'lacking': r'lacking belongs to a different .*\(backbone.bn1.weight\)',
         'damaged': 'cannot read weights from .*damaged',
         'none': r'none can not be found',
     }.items():
-        with pytest.raises(SystemExit, match=message):
-            tool.main([config, str(tmp_path / name), str(out)])
+        with pytest.raises((RuntimeError, OSError, ValueError), match=message):
+            tool.main([config, str(tmp_path / name), '--out', str(out)])
     assert not out.parent.exists()
 
 
-def test_bad_arguments_are_named(tool, trained, folded, tmp_path, capsys):
+def test_bad_arguments_are_named(tool, trained, folded, tmp_path):
     source = trained('ghostnetv2_100_in1k', ())
     config, weights = folded(*source)
 
-    def fails(*args):
-        with pytest.raises(SystemExit) as info:
-            tool.main([*map(str, args)])
-        return f'{info.value} {capsys.readouterr().err}'
+    def fails(config, checkpoint, out, *options):
+        argv = [config, checkpoint, '--out', str(out), *options]
+        with pytest.raises((RuntimeError, OSError, ValueError)) as info:
+            tool.main(argv)
+        return str(info.value)
 
     again = tmp_path / 'again.pth'
-    assert 'must end in .pth, got a.pt' in fails(*source, 'a.pt')
-    assert "no config is named 'b.py'" in fails('b.py', source[1], again)
-    assert f'{weights} exists; --force' in fails(*source, weights)
     bad = tmp_path / 'bad.py'
     bad.write_text('model = dict(')
-    assert f'{bad}: SyntaxError' in fails(bad, source[1], again)
-    assert 'TypeError: ' in fails(*source, again, '--cfg-options', 'model.a=1')
-    assert 'Error: ' in fails(*source, bad / 'a.pth')
+    assert f'{bad}: SyntaxError' in fails(str(bad), source[1], again)
+    assert f'{bad} is not a folder' in fails(*source, bad / 'a.pth')
     Path(weights).unlink()
     assert f'{config} exists; --force' in fails(*source, weights)
-    tool.main([*source, weights, '--force'])
+    tool.main([*source, '--out', weights, '--force'])
     assert 'folded already' in fails(config, weights, again)

@@ -99,9 +99,6 @@ def trained(folder):
 def test_help(folder):
     text = run('train.py', '-h', cwd=folder)
     assert '--gpus' not in text  # mim would take it for a tool of OpenMMLab 1.x
-    options = ['--work-dir', '--resume', '--amp', '--auto-scale-lr', '--cfg-options']
-    for option in [*options, '--launcher']:
-        assert option in text
 
 
 def test_train(trained):
@@ -140,6 +137,14 @@ def test_resume(folder, trained, tmp_path, source):
 def test_auto_scale_lr_says_what_it_needs(folder):
     log = run('train.py', 'config.py', '--auto-scale-lr', cwd=folder, fails=True)
     assert 'base_batch_size' in log and 'Traceback' not in log
+
+
+def test_a_failing_training_logs_where(folder, tmp_path):
+    options = '--work-dir', tmp_path, '--cfg-options', 'train_dataloader.batch_size=2.5'
+    printed = run('train.py', 'config.py', *options, cwd=folder, fails=True)
+    assert printed.splitlines()[-1].startswith('error: ')
+    (log,) = tmp_path.glob('*/*.log')
+    assert 'Traceback' in log.read_text()
 
 
 def test_test(folder, trained, tmp_path):

@@ -8,7 +8,7 @@ Example:
 A NETWORK is a config of mmpretrain, mmdet or mmseg, by file or by name; timm:NAME;
 TIMMBackbone:NAME, which gives features of strides 4 to 32; or mmpretrain:NAME. Options
 follow a plus sign: +backbone, the backbone alone; +deploy, with its batch norms folded;
-+accelerate, with the kernels of mmghostnetv2.acceleration; +channels_last, for torch.
++accelerate, with Triton kernels on a GPU; +channels_last, for torch.
 A network is timed from the normalised image to the outputs of its head.
 
 The weights are random. Before the timing, the outputs of each network must equal those

@@ -107,11 +107,11 @@ def train(configs, seed, options, out):
     curves, jobs = list(map(read_curve, work_dirs)), []
     last = configs[0].train_cfg.max_epochs
     settings = {**options, 'randomness.seed': seed}
-    for i, (name, work_dir) in enumerate(
-        zip(NETWORKS.values(), work_dirs, strict=True)
+    for name, config, work_dir, curve in zip(
+        NETWORKS.values(), configs, work_dirs, curves, strict=True
     ):
-        require_same_config(work_dir, Config.fromfile(ROOT / name))
-        if last in curves[i]:
+        require_same_config(work_dir, Config.fromfile(config.filename))
+        if last in curve:
             continue
         command = ['mim', 'train', 'mmpretrain', name, '--resume']
         command += ['--work-dir', str(work_dir.relative_to(ROOT)), '--cfg-options']

@@ -30,7 +30,7 @@ def strip(src: str) -> bytes:
         FileNotFoundError: There is no such checkpoint.
         ValueError: It is not one of a training.
     """
-    checkpoint = CheckpointLoader.load_checkpoint(src, map_location='cpu')
+    checkpoint = CheckpointLoader.load_checkpoint(src, 'cpu', logger='silent')
     lacking = [key for key in ('meta', 'state_dict') if key not in checkpoint]
     if lacking:
         raise ValueError(

@@ -78,8 +78,9 @@ def reparameterize(config: Config, checkpoint: str) -> tuple[Config, dict]:
     """
     if config.model.type == 'mmghostnetv2.Folded':
         raise ValueError('this model is folded already')
-    config.model.pop('auxiliary_head', None)
     model = init_model(config, checkpoint)
+    if hasattr(model, 'auxiliary_head'):
+        del model.auxiliary_head
     expected = compute(model)
 
     folded_config = fold_config(config)
