@@ -1,15 +1,24 @@
 import functools
 import http.server
 import json
+import multiprocessing
 import os
+import runpy
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
+# Several workers (pytest -n) share the cores. Torch reads this when it is imported.
+WORKERS = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+THREADS = max(1, len(os.sched_getaffinity(0)) // WORKERS)
+os.environ.setdefault('OMP_NUM_THREADS', str(THREADS))
 
 try:
     from mmcv.ops import get_compiling_cuda_version
@@ -50,16 +59,96 @@ def mim():
     return run
 
 
+def _run_as_main(path, args, cwd, environ, log):
+    """Be ``python PATH ARGS`` in this process; what it prints goes to a file."""
+    with open(log, 'w') as sink:
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environ)
+    os.chdir(cwd)
+    sys.argv = [path, *args]
+    sys.path.insert(0, os.path.dirname(path))
+    runpy.run_path(path, run_name='__main__')
+
+
 @pytest.fixture(scope='session')
-def coco_mini(tmp_path_factory) -> Path:
+def run_script():
+    """Run a Python script in a process of its own; return what it printed.
+
+    ``run_script(path, *args, cwd=ROOT, expect=0, **environ)`` does what ``python PATH
+    ARGS`` does, in a fraction of the time: to import torch and OpenMMLab's libraries
+    takes longer than the work of most tests, and these processes are forked from one
+    that has imported them. It has not imported this package.
+    """
+    forks = multiprocessing.get_context('forkserver')
+    forks.set_forkserver_preload(
+        ['pytest', 'mmdet.apis', 'mmpretrain.apis', 'mmseg.apis']
+    )
+
+    def run(path, *args, cwd=ROOT, expect=0, **environ) -> str:
+        with tempfile.NamedTemporaryFile('r', errors='replace') as log:
+            process = forks.Process(
+                target=_run_as_main,
+                args=(
+                    str(path),
+                    [*map(str, args)],
+                    cwd,
+                    os.environ | environ,
+                    log.name,
+                ),
+            )
+            process.start()
+            process.join(timeout=600)
+            process.kill()
+            process.join()
+            printed = log.read()
+        assert process.exitcode == expect, f'{path} {args}\n{printed[-5000:]}'
+        return printed
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def shared_folder(tmp_path_factory):
+    """Make a folder once for all workers of a test run (pytest -n).
+
+    ``shared_folder(name, make)`` returns the folder of that name. The first worker that
+    asks for it calls ``make(folder)``, and the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        base = base.parent
+
+    def get(name, make) -> Path:
+        folder = base / 'shared' / name
+        made = folder.with_suffix('.made')
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(folder.with_suffix('.lock')):
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # an attempt that failed
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope='session')
+def coco_mini(shared_folder) -> Path:
     """A few images in COCO's layout: real ones in $COCO_MINI, else drawn digits."""
     if 'COCO_MINI' in os.environ:
         return Path(os.environ['COCO_MINI'])
-    classes = pytest.importorskip('mmdet.datasets').CocoDataset.METAINFO['classes']
-    out = tmp_path_factory.mktemp('coco') / 'digits'
-    tool = ROOT / 'tools' / 'datasets' / 'make_digits.py'
-    numbers = ['--train', '8', '--val', '8', '--cls-size', '32', '--cls-copies', '1']
-    subprocess.run([sys.executable, tool, '--out', out, *numbers], check=True)
+    pytest.importorskip('mmdet', reason='the classes are those of its CocoDataset')
+    return shared_folder('coco_mini', draw_coco) / 'detection'
+
+
+def draw_coco(out) -> None:
+    from mmdet.datasets import CocoDataset
+
+    make_digits(out, train=8, val=8)
+    classes = CocoDataset.METAINFO['classes']
     folder = out / 'detection'
     for split in ('train', 'val'):
         (folder / split).rename(folder / f'{split}2017')
@@ -68,7 +157,6 @@ def coco_mini(tmp_path_factory) -> Path:
         truth['categories'] = [dict(id=i, name=n) for i, n in enumerate(classes, 1)]
         path = folder / f'annotations/instances_{split}2017.json'
         path.write_text(json.dumps(truth))
-    return folder
 
 
 def with_counters(weights):
@@ -111,13 +199,17 @@ def served(tmp_path, monkeypatch):
         server.shutdown()
 
 
+def make_digits(out, **options) -> None:
+    """Write a small set by tools/datasets/make_digits.py, the crops of 32 pixels."""
+    tool = ROOT / 'tools' / 'datasets' / 'make_digits.py'
+    options = {'cls-size': 32, 'cls-copies': 1, **options}
+    numbers = [f'--{name}={number}' for name, number in options.items()]
+    subprocess.run([sys.executable, tool, '--out-dir', out, *numbers], check=True)
+
+
 @pytest.fixture(scope='session')
-def digits(tmp_path_factory) -> Path:
+def digits(shared_folder) -> Path:
     """A small set by tools/datasets/make_digits.py: 16 + 11 pictures of 96 pixels."""
     pytest.importorskip('sklearn', reason="the digits are scikit-learn's")
-    out = tmp_path_factory.mktemp('digits') / 'digits'
-    tool = ROOT / 'tools' / 'datasets' / 'make_digits.py'
-    numbers = ['--train', '16', '--val', '11', '--size', '96']
-    numbers += ['--cls-size', '32', '--cls-copies', '1']
-    subprocess.run([sys.executable, tool, '--out', out, *numbers], check=True)
-    return out
+    make = functools.partial(make_digits, train=16, val=11, size=96)
+    return shared_folder('digits', make)

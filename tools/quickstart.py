@@ -1,11 +1,13 @@
-"""One task from end to end: pre-train, fine-tune, test and draw.
+"""Pre-train, fine-tune, test and draw one task on real handwritten digits.
 
-It runs the public commands on real handwritten digits and prints each before it starts,
-so that any of them can be repeated by hand. Run it from the checkout's root. An
-interrupted run goes on where it stopped.
+Example:
+    python tools/quickstart.py --task det
+
+It prints each public command before it runs it, so that you can repeat any of them by
+hand in the root folder of the checkout. If the run is interrupted, the same command
+goes on where it stopped.
 """
 
-import argparse
 import json
 import os
 import shlex
@@ -17,17 +19,19 @@ from pathlib import Path
 from mmcv.ops import get_compiling_cuda_version
 from mmengine.config import Config
 
+from mmghostnetv2.arguments import make_parser, run_tool
 from mmghostnetv2.output import require_same_config
 
 ROOT = Path(__file__).resolve().parents[1]
-PRETRAIN = 'configs/digits/ghostnetv2_100_digits.py'
-# For each task: the library, the config to run and the one to go on with, and what the
-# library's test logs, with the name to print and what the full run must reach on the
-# held-out pictures, `make quickstart` fails below.
+# For each task: its library, its config, what --short changes in the config, and the
+# metrics that the library's test logs, each with the name to print and the value that
+# `make quickstart` must reach on the held-out pictures; then the config to go on with.
+# The classifier is also the pre-training of the other tasks.
 TASKS = {
     'cls': dict(
         library='mmpretrain',
-        config=PRETRAIN,
+        config='configs/digits/ghostnetv2_100_digits.py',
+        short={'train_cfg.max_epochs': 1, 'train_dataloader.dataset.indices': 64},
         metrics={'accuracy/top1': ('top-1, %', 97.0)},
         next_config='configs/ghostnetv2_100_in1k.py',
         next_data='ImageNet under data/imagenet',
@@ -35,6 +39,10 @@ TASKS = {
     'det': dict(
         library='mmdet',
         config='configs/digits/yolov3_ghostnetv2_320_digits.py',
+        short={
+            'train_cfg.max_epochs': 1,
+            'train_dataloader.dataset.dataset.indices': 24,
+        },
         metrics={
             'coco/bbox_mAP': ('AP', 0.70),
             'coco/bbox_mAP_50': ('AP50', 0.95),
@@ -49,6 +57,7 @@ TASKS = {
     'seg': dict(
         library='mmseg',
         config='configs/digits/fpn_ghostnetv2_digits.py',
+        short={'train_cfg.max_iters': 2},
         metrics={
             'mIoU': ('mIoU, %', 80.0),
             'mAcc': ('mAcc, %', None),
@@ -61,24 +70,44 @@ TASKS = {
 
 
 def run(title: str, *command: str) -> None:
-    """Print and run one command; stop the whole job when it fails."""
+    """Print and run one command; raise RuntimeError if it fails."""
     print(f'\n=== {title}\n$ {shlex.join(command)}', flush=True)
     start = time.monotonic()
-    # the tools of this interpreter's environment, whether or not it is activated
+    # The programs of this environment come first, even if it is not activated.
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ.get("PATH", "")}'
     env = {**os.environ, 'PATH': path}
     if get_compiling_cuda_version() == 'not available':
         env['CUDA_VISIBLE_DEVICES'] = ''  # mmcv's operators would fail on a GPU
-    code = subprocess.call(command, cwd=ROOT, env=env)
+    try:
+        code = subprocess.call(command, cwd=ROOT, env=env)
+    except KeyboardInterrupt:
+        print('\nThe same quickstart goes on where it stopped.', flush=True)
+        raise
     if code:
-        raise SystemExit(f'\n{title}: the command above failed with exit code {code}')
+        raise RuntimeError(f'{title}: the command above failed with exit status {code}')
     print(f'=== {title}: done in {time.monotonic() - start:.0f} s', flush=True)
 
 
 def last_checkpoint(work_dir: str) -> str:
-    """Return the checkpoint that a training in the work directory wrote last."""
-    name = (ROOT / work_dir / 'last_checkpoint').read_text()
-    return f'{work_dir}/{Path(name).name}'
+    """Return the checkpoint that a training wrote last, '' if there is none."""
+    file = ROOT / work_dir / 'last_checkpoint'
+    return f'{work_dir}/{Path(file.read_text()).name}' if file.exists() else ''
+
+
+def train(title: str, task: dict, work_dir: str, options: dict) -> None:
+    """Train, or go on with a training; do nothing if it is finished."""
+    cfg = Config.fromfile(ROOT / task['config'])
+    cfg.merge_from_dict(options)
+    unit = 'epoch' if 'max_epochs' in cfg.train_cfg else 'iter'
+    last = f'{work_dir}/{unit}_{cfg.train_cfg[f"max_{unit}s"]}.pth'
+    if last_checkpoint(work_dir) == last:
+        print(f'\n=== {title}: already finished in {work_dir}', flush=True)
+        return
+    command = ['mim', 'train', task['library'], task['config']]
+    command += ['--work-dir', work_dir, '--resume']
+    if options:
+        command += ['--cfg-options', *(f'{k}={v}' for k, v in options.items())]
+    run(title, *command)
 
 
 def read_metrics(work_dir: str) -> dict[str, float]:
@@ -104,9 +133,8 @@ def report(task: dict, logged: dict[str, float]) -> list[str]:
     return missed
 
 
-def main() -> None:
-    """Run the job; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+def main(argv=None) -> None:
+    parser = make_parser(__doc__)
     parser.add_argument(
         '--task',
         choices=TASKS,
@@ -116,46 +144,43 @@ def main() -> None:
     parser.add_argument(
         '--short',
         action='store_true',
-        help='one epoch on a few pictures, to see that every step works',
+        help='train on a few pictures only, to see that every step works',
     )
-    args = parser.parse_args()
-    task = TASKS[args.task]
+    args = parser.parse_args(argv)
     start = time.monotonic()
 
-    work_dirs = 'work_dirs/short' if args.short else 'work_dirs'
-    pretrain_dir = f'{work_dirs}/{Path(PRETRAIN).stem}'
-    work_dir = f'{work_dirs}/{Path(task["config"]).stem}'
-    pretrain = ['--work-dir', pretrain_dir, '--resume']
-    train = ['--work-dir', work_dir, '--resume']
-    if args.short:
-        one_epoch = ['--cfg-options', 'train_cfg.max_epochs=1']
-        pretrain += [*one_epoch, 'train_dataloader.dataset.indices=64']
-        weights = [f'model.backbone.init_cfg.checkpoint={pretrain_dir}/epoch_1.pth']
-        train += {
-            'cls': pretrain[3:],
-            'det': [
-                *one_epoch,
-                'train_dataloader.dataset.dataset.indices=24',
-                *weights,
-            ],
-            'seg': ['--cfg-options', 'train_cfg.max_iters=2', *weights],
-        }[args.task]
-
-    for config, folder in ((PRETRAIN, pretrain_dir), (task['config'], work_dir)):
-        require_same_config(ROOT / folder, Config.fromfile(ROOT / config))
-    mim = 'mim', 'train', task['library'], task['config']
+    root = 'work_dirs/short' if args.short else 'work_dirs'
+    work_dirs = {
+        name: f'{root}/{Path(TASKS[name]["config"]).stem}'
+        for name in dict.fromkeys(['cls', args.task])
+    }
+    for name, folder in work_dirs.items():
+        config = Config.fromfile(ROOT / TASKS[name]['config'])
+        require_same_config(ROOT / folder, config)
     run('data', 'python', 'tools/datasets/make_digits.py')
-    if args.task != 'cls':
-        run('pre-training', 'mim', 'train', 'mmpretrain', PRETRAIN, *pretrain)
-    run('training', *mim, *train)
-    test = ['--checkpoint', last_checkpoint(work_dir), '--work-dir', f'{work_dir}/test']
+    for name, folder in work_dirs.items():
+        options = dict(TASKS[name]['short']) if args.short else {}
+        if args.short and name != 'cls':
+            weights = last_checkpoint(work_dirs['cls'])
+            options['model.backbone.init_cfg.checkpoint'] = weights
+        title = 'training' if name == args.task else 'pre-training'
+        train(title, TASKS[name], folder, options)
+
+    task, work_dir = TASKS[args.task], work_dirs[args.task]
+    test = ['mim', 'test', task['library'], task['config']]
+    test += [
+        '--checkpoint',
+        last_checkpoint(work_dir),
+        '--work-dir',
+        f'{work_dir}/test',
+    ]
     if args.task == 'det':
         predictions, drawn = f'{work_dir}/predictions', f'{work_dir}/predictions.png'
         test += ['--cfg-options', f'test_evaluator.outfile_prefix={predictions}']
     else:
         drawn = f'{work_dir}/pictures'
         test += ['--show-dir', drawn]
-    run('test', 'mim', 'test', *mim[2:], *test)
+    run('test', *test)
     if args.task == 'det':
         data = 'data/digits/detection'
         draw = [f'{data}/annotations/instances_val.json', f'{data}/val']
@@ -165,16 +190,12 @@ def main() -> None:
     missed = report(task, read_metrics(f'{work_dir}/test'))
     minutes = (time.monotonic() - start) / 60
     print(f'\n{minutes:.1f} minutes. Predictions against truth: {drawn}')
-    library, config = task['library'], task['next_config']
     print(f'Next, with {task["next_data"]}:')
-    print(f'  source .venv/bin/activate\n  mim train {library} {config}')
+    print('  source .venv/bin/activate')
+    print(f'  mim train {task["library"]} {task["next_config"]}')
     if missed and not args.short:
-        raise SystemExit(f'{" and ".join(missed)} below what is expected')
+        raise RuntimeError(f'{" and ".join(missed)} below what is expected')
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except KeyboardInterrupt:
-        print('\nInterrupted. The same command goes on where it stopped.')
-        sys.exit(130)
+    run_tool(main)

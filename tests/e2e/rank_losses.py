@@ -1,4 +1,4 @@
-"""What test_two_processes.py needs in the processes that mim starts."""
+"""A hook that test_two_processes.py adds to the processes that train."""
 
 import json
 from pathlib import Path

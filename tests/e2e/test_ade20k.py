@@ -1,4 +1,4 @@
-"""The ADE20K configs on other images, by the commands that users type."""
+"""The ADE20K configs on other images, by the libraries' own scripts."""
 
 import re
 
@@ -75,7 +75,7 @@ def digits_config(digits, tmp_path_factory):
         for split, name in (('train', 'training'), ('val', 'validation'))
     }
     classes = ('background', *'0123456789')
-    write_config(path, 'fpn_ghostnetv2_ade20k.py', classes, **splits)
+    write_config(path, 'segmentors/fpn_ghostnetv2_ade20k.py', classes, **splits)
     return path
 
 
@@ -99,10 +99,10 @@ def coco_config(coco_mini, tmp_path_factory):
 
 
 @pytest.fixture(scope='module', params=['digits', 'coco'])
-def trained(request, mim, tmp_path_factory):
+def trained(request, openmmlab, tmp_path_factory):
     config = request.getfixturevalue(f'{request.param}_config')
     work_dir = tmp_path_factory.mktemp(config.stem)
-    mim('train', 'mmseg', config, '--work-dir', work_dir)
+    openmmlab('train', 'mmseg', config, '--work-dir', work_dir)
     return config, work_dir
 
 
@@ -116,7 +116,7 @@ def test_training(trained):
 
 
 @pytest.mark.parametrize('mode', ['whole', 'slide'])
-def test_miou_is_that_of_the_saved_predictions(mode, trained, mim, tmp_path):
+def test_miou_is_that_of_the_saved_predictions(mode, trained, openmmlab, tmp_path):
     """Sliding over real images; for digits the window is larger than the picture."""
     config, work_dir = trained
     modes = [f'model.test_cfg.mode={mode}']
@@ -124,8 +124,8 @@ def test_miou_is_that_of_the_saved_predictions(mode, trained, mim, tmp_path):
         window = 2 * LARGE if 'digits' in config.stem else SMALL
         modes += [f'model.test_cfg.crop_size=({window},{window})']
         modes += ['model.test_cfg.stride=(48,48)']
-    output = mim(
-        'test', 'mmseg', config, '--checkpoint', work_dir / f'iter_{ITERS}.pth',
+    output = openmmlab(
+        'test', 'mmseg', config, work_dir / f'iter_{ITERS}.pth',
         '--work-dir', tmp_path, '--out', tmp_path / 'out', '--cfg-options', *modes,
     )  # fmt: skip
     cfg = Config.fromfile(config).test_dataloader.dataset

@@ -1,4 +1,4 @@
-"""The ImageNet config on other images, by the commands that users type."""
+"""The ImageNet config on other images, by the libraries' own scripts."""
 
 import json
 import pickle
@@ -12,6 +12,7 @@ from PIL import Image
 import mmghostnetv2  # noqa: F401  lets torch.load read what training saved
 
 from ..conftest import ROOT
+from .conftest import scalars
 
 pytest.importorskip('mmpretrain', reason='needs mmpretrain')
 pytest.importorskip('timm', reason='the recipe has its optimizer')
@@ -45,26 +46,24 @@ def crops(coco_mini, tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope='module', params=['digits', 'crops'])
-def trained(request, mim, tmp_path_factory):
-    """Train for three epochs; return the images, their options, the work directory."""
-    root = request.getfixturevalue(request.param)
-    root = root / 'classification' if request.param == 'digits' else root
-    classes = sorted(path.name for path in (root / 'val').iterdir())
+@pytest.fixture(scope='module')
+def trained(crops, openmmlab, tmp_path_factory):
+    """Train for three epochs; return the options of the images, the work directory."""
+    classes = sorted(path.name for path in (crops / 'val').iterdir())
     data = [f'model.head.num_classes={len(classes)}', 'model.head.topk=(1,)']
     data += ['val_evaluator.topk=(1,)', 'test_evaluator.topk=(1,)']
     for split in ('train', 'val', 'test'):
         data += [
-            f'{split}_dataloader.dataset.data_root={root}',
+            f'{split}_dataloader.dataset.data_root={crops}',
             f'{split}_dataloader.dataset.metainfo.classes={",".join(classes)}',
             f'{split}_dataloader.num_workers=0',
             f'{split}_dataloader.persistent_workers=False',
             f'{split}_dataloader.batch_size={BATCH}',
         ]
     data += [f'train_dataloader.dataset.indices={ITERS * BATCH}']
-    work_dir = tmp_path_factory.mktemp(request.param)
-    mim('train', 'mmpretrain', CONFIG, *options(work_dir, data))
-    return root, data, work_dir
+    work_dir = tmp_path_factory.mktemp('in1k')
+    openmmlab('train', 'mmpretrain', CONFIG, *options(work_dir, data))
+    return data, work_dir
 
 
 def options(work_dir, data) -> list[str]:
@@ -79,15 +78,9 @@ def options(work_dir, data) -> list[str]:
     ]
 
 
-def scalars(work_dir) -> list[dict]:
-    """Read the lines that every run in a work directory logged, in order."""
-    logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
-
-
 def test_training(trained):
     """The released schedule, and raw and averaged weights, saved and validated."""
-    *_, work_dir = trained
+    _, work_dir = trained
     lines = [line for line in scalars(work_dir) if 'loss' in line]
     assert [line['step'] for line in lines[: 2 * ITERS]] == list(
         range(1, 2 * ITERS + 1)
@@ -112,28 +105,28 @@ def test_training(trained):
         assert (average - raw).abs().max() > 1e-6
 
 
-def test_top1_is_that_of_the_predictions(trained, mim, tmp_path):
-    root, data, work_dir = trained
+def test_top1_is_that_of_the_predictions(trained, crops, openmmlab, tmp_path):
+    data, work_dir = trained
     out = tmp_path / 'predictions.pkl'
-    output = mim(
-        'test', 'mmpretrain', CONFIG, '--checkpoint', work_dir / 'epoch_2.pth',
+    output = openmmlab(
+        'test', 'mmpretrain', CONFIG, work_dir / 'epoch_2.pth',
         '--work-dir', tmp_path, '--out', out, '--out-item', 'pred',
         '--cfg-options', *data,
     )  # fmt: skip
     predictions = pickle.loads(out.read_bytes())
     hits = [p['pred_label'].item() == p['gt_label'].item() for p in predictions]
-    folders = sorted((root / 'val').iterdir())
+    folders = sorted((crops / 'val').iterdir())
     labels = [i for i, folder in enumerate(folders) for _ in folder.iterdir()]
     assert [p['gt_label'].item() for p in predictions] == labels
     printed = re.search(r'accuracy/top1: ([\d.]+)', output)[1]
     assert float(printed) == pytest.approx(100 * np.mean(hits), abs=1e-3)
 
 
-def test_resume(trained, mim, tmp_path):
+def test_resume(trained, openmmlab, tmp_path):
     """The third epoch has the rate that it had without interruption."""
-    _, data, work_dir = trained
-    checkpoint = work_dir / 'epoch_2.pth'
-    mim('train', 'mmpretrain', CONFIG, '--resume', checkpoint, *options(tmp_path, data))
+    data, work_dir = trained
+    resume = ['--resume', work_dir / 'epoch_2.pth', *options(tmp_path, data)]
+    openmmlab('train', 'mmpretrain', CONFIG, *resume)
     whole, resumed = (
         [(line['step'], line['lr']) for line in scalars(folder) if 'loss' in line]
         for folder in (work_dir, tmp_path)
