@@ -164,7 +164,7 @@ def make_set(
     argv: Sequence[str] | None,
     doc: str,
     out_dir: str,
-    numbers: Mapping[str, tuple[int, int, str]],
+    options: Mapping[str, tuple[int, int, str]],
     generator: Mapping[str, object],
     parts: Sequence[str],
     draw_split: Callable,
@@ -175,7 +175,7 @@ def make_set(
         argv (Sequence[str], optional): Arguments; those of the process by default.
         doc (str): Docstring of the tool.
         out_dir (str): Folder of the set by default.
-        numbers (Mapping[str, tuple[int, int, str]]): Default, smallest value and help
+        options (Mapping[str, tuple[int, int, str]]): Default, smallest value and help
             of each option. All but ``workers`` determine the set.
         generator (Mapping[str, object]): 'name' and 'version' of the tool; the version
             grows when the same seed draws other pictures.
@@ -188,7 +188,7 @@ def make_set(
     """
     parser = make_parser(doc)
     add_out_dir(parser, out_dir, 'folder of the set')
-    for name, (default, low, text) in numbers.items():
+    for name, (default, low, text) in options.items():
         parser.add_argument(
             f'--{name.replace("_", "-")}',
             type=at_least(low),
@@ -197,9 +197,8 @@ def make_set(
             help=f'{text}, at least {low} (default: {default})',
         )
     args = parser.parse_args(argv)
-    options = {key: value for key, value in vars(args).items() if key in numbers}
-    options.pop('workers')
-    parameters = {'version': generator['version'], **options}
+    made_with = {key: getattr(args, key) for key in options if key != 'workers'}
+    parameters = {'version': generator['version'], **made_with}
     manifest = {'generator': generator['name'], 'parameters': parameters}
     out = args.out_dir.resolve()
     if check_target(out, manifest, parts, args.force):

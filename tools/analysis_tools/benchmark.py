@@ -123,15 +123,6 @@ def build_networks(args):
     return networks
 
 
-def require_equal_to(first, name, outputs, expected, tolerance=TOLERANCE):
-    """Raise a RuntimeError unless a network computes what the first one does."""
-    try:
-        require_equal(outputs, expected, tolerance, name)
-    except RuntimeError as error:
-        message = f'{name} does not compute what {first} does: {error}'
-        raise RuntimeError(message) from error
-
-
 def compute_expected(networks, shape, args):
     """Compute the outputs of all networks in torch, {name: arrays}."""
     images, expected = random_images(shape), {}
@@ -140,7 +131,8 @@ def compute_expected(networks, shape, args):
             expected[name] = flatten(network(images))
         if args.equal:
             first = args.networks[0]
-            require_equal_to(first, name, expected[name], expected[first])
+            with named_errors(f'{name} does not compute what {first} does'):
+                require_equal(expected[name], expected[first], TOLERANCE, name)
     return expected
 
 
@@ -172,10 +164,10 @@ def prepare_training(networks, shape, threads, args):
     if args.equal:
         # The loss of the second step is that after an update.
         losses = {name: np.array([run(), run()]) for name, run in runners.items()}
-        first = args.networks[0]
+        first, tolerance = args.networks[0], 5e-2 if args.amp else 1e-3
         for name, loss in losses.items():
-            tolerance = 5e-2 if args.amp else 1e-3
-            require_equal_to(first, name, [loss], [losses[first]], tolerance)
+            with named_errors(f'{name} does not compute what {first} does'):
+                require_equal([loss], [losses[first]], tolerance, name)
     return runners, {name: name for name in networks}
 
 

@@ -1,4 +1,4 @@
-"""Train GhostNet V1 and GhostNetV2 on a task that takes relations of distant things.
+"""Compare GhostNet V1 with GhostNetV2 on a task about relations of distant digits.
 
 Example:
     python tools/analysis_tools/compare_long_range.py --seeds 0 1 2

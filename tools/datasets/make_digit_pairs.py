@@ -52,7 +52,7 @@ GENERATOR = dict(name='mmghostnetv2 make_digit_pairs', version=1)
 PARTS = ('train', 'val')
 CIRCLE = 5  # digits in it; odd, so that one way round is always the shorter
 DIGIT_SIZE = (0.5, 0.65)  # a digit's height as a share of the picture's
-NUMBERS = {  # option: default, smallest, help
+OPTIONS = {  # option: default, smallest, help
     'seed': (0, 0, 'another seed, other pictures'),
     'train': (4800, 1, 'pictures of two digits to train on'),
     'singles': (4800, 1, 'pictures of one digit to train on'),
@@ -132,7 +132,7 @@ def draw_split(root, split, indices, args, pool):
 
 def main(argv=None):
     args = make_set(
-        argv, __doc__, 'data/digit_pairs', NUMBERS, GENERATOR, PARTS, draw_split
+        argv, __doc__, 'data/digit_pairs', OPTIONS, GENERATOR, PARTS, draw_split
     )
     if args:
         print(

@@ -60,11 +60,11 @@ from mmghostnetv2.output import progress
 
 GENERATOR = dict(name='mmghostnetv2 make_digits', version=2)
 PARTS = ('detection', 'segmentation', 'classification')
-FOLDERS = {'train': 'training', 'val': 'validation'}  # COCO's and ADE20K's names
+FOLDERS = {'train': 'training', 'val': 'validation'}  # names in COCO and in ADE20K
 NUM_DIGITS = (4, 12)  # in a picture, fewer where no room is left
 DIGIT_SIZE = (36 / 320, 80 / 320)  # a digit's height as a share of the picture's
 MAX_COVER = 0.15  # how much of a digit's box larger ones may cover
-NUMBERS = {  # option: default, smallest, help
+OPTIONS = {  # option: default, smallest, help
     'seed': (0, 0, 'another seed, other pictures'),
     'train': (480, 1, 'pictures to train on'),
     'val': (96, 1, 'pictures to validate on'),
@@ -76,7 +76,7 @@ NUMBERS = {  # option: default, smallest, help
 
 
 def deal(indices, count, rng):
-    """Make ``count`` hands of NUM_DIGITS, all in turn before any comes twice."""
+    """Deal the indices into ``count`` hands; all come once before any comes twice."""
     ends = np.cumsum(rng.integers(*NUM_DIGITS, count, endpoint=True))
     rounds = -(-ends[-1] // len(indices))
     deck = np.concatenate([rng.permutation(indices) for _ in range(rounds)])
@@ -126,7 +126,7 @@ def draw_scene(size, hand, rng):
         edge, ink = render_digit(sources[index], height, rng)
         patch = find_place(edge, seg, boxed, rng)
         if patch is None:
-            continue  # left out: better than unreadable
+            continue  # a digit without room would be unreadable
         lay_ink(canvas[patch], ink, rng)
         boxed[patch] = True
         mask = np.zeros_like(boxed)
@@ -200,7 +200,7 @@ def draw_split(root, split, indices, args, pool):
 
 
 def main(argv=None):
-    args = make_set(argv, __doc__, 'data/digits', NUMBERS, GENERATOR, PARTS, draw_split)
+    args = make_set(argv, __doc__, 'data/digits', OPTIONS, GENERATOR, PARTS, draw_split)
     if args:
         out = args.out_dir
         print(f'{out}/detection: {args.train} train + {args.val} val, COCO layout')
