@@ -1,6 +1,7 @@
 """Build the project's virtual environment, or what is missing from it.
 
-    python3.11 tools/setup_env.py [--litert] [--venv .venv]
+Example:
+    python3.11 tools/setup_env.py --venv .venv
 
 ``make setup`` and ``make litert`` call this. Nobody maintains the OpenMMLab 2.x
 releases against a current torch, so mmcv's operators are compiled here, once, against
@@ -455,7 +456,9 @@ def setup_litert(venv):
 
 def main(argv=None):
     """Return the exit status: 0 complete, 1 not, 130 interrupted."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--venv', help='its folder')
     parser.add_argument(
         '--litert',

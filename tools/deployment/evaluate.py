@@ -1,12 +1,12 @@
-"""Test exported classifiers and detectors with the data and the metric of a config.
-
-The config's own test pipeline, data preprocessor and evaluator are used; only the
-network is the file's. All files are also timed in turn on one image: a time is a
-median, and a ratio is the median of the ratios to the first file within each round.
+r"""Test exported classifiers and detectors with the data and the metric of a config.
 
 Example:
     python tools/deployment/evaluate.py configs/digits/ghostnetv2_100_digits.py \
         digits.onnx digits_int8.onnx
+
+The config's own test pipeline, data preprocessor and evaluator are used; only the
+network is the file's. All files are also timed in turn on one image: a time is a
+median, and a ratio is the median of the ratios to the first file within each round.
 """
 
 import tempfile

@@ -1,4 +1,9 @@
-"""Export a model of mmpretrain, mmdet or mmseg to ONNX, OpenVINO or another runtime.
+r"""Export a model of mmpretrain, mmdet or mmseg to ONNX, OpenVINO or another runtime.
+
+Example:
+    python tools/deployment/export.py configs/yolov3_ghostnetv2_320.py \
+        work_dirs/yolov3_ghostnetv2_320/epoch_30.pth --shape 320 \
+        --out yolov3.onnx --with-preprocess
 
 The suffix of --out chooses the format: .onnx, .xml (OpenVINO), .tflite (LiteRT), .param
 (ncnn), .pte (ExecuTorch) or .mlpackage (Core ML). Batch norms are folded, a detector's
@@ -8,11 +13,6 @@ tools/deployment/run.py suppresses. NAME.onnx.json beside NAME.onnx describes th
 
 Nothing is written unless the runtime returns what torch returns, or finds the boxes
 that the library's predict finds.
-
-Example:
-    python tools/deployment/export.py configs/yolov3_ghostnetv2_320.py \
-        work_dirs/yolov3_ghostnetv2_320/epoch_30.pth --shape 320 \
-        --out yolov3.onnx --with-preprocess
 """
 
 import shutil

@@ -1,16 +1,16 @@
-"""Quantise an ONNX file of export.py to 8-bit integers with ONNX Runtime's quantiser.
-
-The ranges of values come from pictures. The file runs in ONNX Runtime and in OpenVINO;
-evaluate.py measures its accuracy and speed. Weights have a scale for each channel,
-activations one for each tensor. The last convolutions and linear layers and what
-follows them, such as the decoding of boxes, stay in float32, because there eight bits
-cost most accuracy and save least time.
+r"""Quantise an ONNX file of export.py to 8-bit integers with ONNX Runtime's quantiser.
 
 Example:
     python tools/deployment/quantize_onnx.py yolov3.onnx data/coco/val2017 \
         --out yolov3_int8.onnx
     python tools/deployment/evaluate.py configs/yolov3_ghostnetv2_320.py \
         yolov3.onnx yolov3_int8.onnx
+
+The ranges of values come from pictures. The file runs in ONNX Runtime and in OpenVINO;
+evaluate.py measures its accuracy and speed. Weights have a scale for each channel,
+activations one for each tensor. The last convolutions and linear layers and what
+follows them, such as the decoding of boxes, stay in float32, because there eight bits
+cost most accuracy and save least time.
 """
 
 from pathlib import Path
@@ -40,8 +40,8 @@ def main(argv=None):
     )
     add_out(parser, 'file to write', ['.onnx'], required=True)
     args = parser.parse_args(argv)
-    meta = load_metadata(args.model)
     require_free([args.out, metadata_path(args.out)], args.force)
+    meta = load_metadata(args.model)
     with named_errors(metadata_path(args.model)):
         form = meta['input']
         pixels = PixelFormat(*(form[name] for name in PixelFormat._fields))

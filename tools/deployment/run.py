@@ -1,13 +1,13 @@
 """Run an exported model on pictures with numpy, Pillow and its runtime alone.
 
+Example:
+    python tools/deployment/run.py yolov3.onnx street.jpg pictures/ --out found.json
+
 MODEL is a file of export.py: .onnx, .xml (OpenVINO), .tflite (LiteRT), .param (ncnn) or
 .pte (ExecuTorch). MODEL.json beside it describes how pictures are prepared and what the
 model returns. This script needs nothing else of the project and may be copied.
 
 The results are printed. Detections and segmentations are also drawn into --out-dir.
-
-Example:
-    python tools/deployment/run.py yolov3.onnx street.jpg pictures/ --out found.json
 """
 
 import argparse
