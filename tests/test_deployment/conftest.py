@@ -11,8 +11,12 @@ from torch import nn
 from mmghostnetv2 import config_path, init_model
 from mmghostnetv2.analysis import randomize_norms
 from mmghostnetv2.deployment.networks import Normalize, deployable, pixel_format
+from mmghostnetv2.deployment.runtimes import check_runtime
 
-# norms that have seen flat, drawn pictures amplify rounding
+from ..conftest import ROOT
+from ..test_tools.conftest import load_tool
+
+# Norms with the statistics of flat, drawn pictures amplify rounding.
 PIXELS = 1e-3 if 'COCO_MINI' in os.environ else 5e-3
 
 
@@ -94,3 +98,101 @@ def assert_same_detections(actual, expected, pixels=PIXELS):
 def pictures(coco_mini):
     """Read pictures of a size: ``pictures((H, W))`` is (8, H, W, 3)."""
     return lambda size, number=8: read_pictures(coco_mini, size, number)
+
+
+def load(name):
+    """Import a tool of tools/deployment."""
+    return load_tool(ROOT / 'tools' / 'deployment' / f'{name}.py')
+
+
+def needs(runtime: str) -> None:
+    """Skip the test where a runtime is not installed."""
+    try:
+        check_runtime(runtime)
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+# Small models; the pictures are resized to squares of 128 pixels, or to fit in them.
+SMALL = 'model = dict(backbone=dict(widen_factor=0.3), {})'
+CONFIGS = {
+    'detector': f"""
+_base_ = '{ROOT}/configs/digits/yolov3_ghostnetv2_320_digits.py'
+{SMALL.format('neck=dict(in_channels=[48, 32, 12])')}
+""",
+    'segmentor': f"""
+_base_ = '{ROOT}/configs/digits/fpn_ghostnetv2_digits.py'
+{SMALL.format('neck=dict(in_channels=[8, 12, 32, 48])')}
+""",
+    'classifier': f"""
+_base_ = '{ROOT}/configs/ghostnetv2_100_in1k.py'
+{SMALL.format('head=dict(in_channels=288, num_classes=20)')}
+""",
+}
+LIBRARIES = dict(detector='mmdet', segmentor='mmseg', classifier='mmpretrain')
+SIDE = 128
+
+
+def _walk(node):
+    """List a config's dicts."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for part in node:
+            yield from _walk(part)
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory, coco_mini):
+    """Make a model of each kind once: ``trained(kind)`` is a folder of a.py and a.pth.
+
+    ``trained.models[kind]`` is the model.
+    """
+
+    def make(kind):
+        pytest.importorskip(LIBRARIES[kind], reason=f'needs {LIBRARIES[kind]}')
+        if kind in folders:
+            return folders[kind]
+        folder = folders[kind] = tmp_path_factory.mktemp(kind)
+        (folder / 'base.py').write_text(CONFIGS[kind])
+        cfg = Config.fromfile(folder / 'base.py')
+        for node in _walk([cfg.test_pipeline, cfg.test_dataloader]):
+            for key in {'scale', 'img_scale', 'crop_size'} & node.keys():
+                scale = node[key]
+                node[key] = SIDE if isinstance(scale, int) else (SIDE, SIDE)
+        cfg.dump(folder / 'a.py')
+        pixels = read_pictures(coco_mini, (SIDE, SIDE))
+        model = make_model(Config.fromfile(folder / 'a.py'), pixels)
+        classes = [f'kind {i}' for i in range(20)]
+        palette = [[i, 200 - 3 * i, 7 * i % 256] for i in range(20)]
+        meta = dict(dataset_meta=dict(classes=classes, palette=palette))
+        torch.save(dict(meta=meta, state_dict=model.state_dict()), folder / 'a.pth')
+        make.models[kind] = model
+        return folder
+
+    folders, make.models = {}, {}
+    return make
+
+
+@pytest.fixture(scope='session')
+def exported(trained):
+    """Export each kind to ONNX once: ``exported(kind)`` also has a.onnx.
+
+    The detector takes pixels; the classifier's sizes are fixed.
+    """
+    done = set()
+
+    def export(kind):
+        needs('onnxruntime')
+        folder = trained(kind)
+        if kind not in done:
+            options = {'detector': ['--dynamic', '--with-preprocess']}
+            options |= {'segmentor': ['--dynamic', '--check']}
+            args = [folder / 'a.py', folder / 'a.pth', '--shape', SIDE]
+            args += ['--out', folder / 'a.onnx', *options.get(kind, ['--check'])]
+            load('export').main([*map(str, args)])
+            done.add(kind)
+        return folder
+
+    return export

@@ -9,11 +9,15 @@ from mmengine.config import Config
 from mmghostnetv2 import config_path, init_model
 from mmghostnetv2.deployment.metadata import (
     describe,
+    load_metadata,
     metadata_path,
     preparation,
     save_metadata,
 )
 from mmghostnetv2.deployment.networks import deployable
+from mmghostnetv2.models import GhostNetV2
+
+from .conftest import load, needs
 
 
 def prepare(pipeline, size=(96, 128), dynamic=False):
@@ -158,3 +162,51 @@ def test_file_beside_the_model(tmp_path):
     path = save_metadata(dict(task='none', levels=[1, 2]), model)
     assert path == metadata_path(model) == tmp_path / 'a.b.onnx.json'
     assert json.loads(path.read_text()) == dict(task='none', levels=[1, 2])
+
+
+NEW_STYLE = """
+from mmengine.config import read_base
+from mmpretrain.datasets import CenterCrop, ImageNet, LoadImageFromFile, PackInputs
+from mmpretrain.datasets import ResizeEdge
+from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead
+
+from mmghostnetv2.models import GhostNetV2
+
+with read_base():
+    from .base import model_scope
+
+default_scope = model_scope
+model = dict(
+    type=ImageClassifier,
+    backbone=dict(type=GhostNetV2, widen_factor=0.3),
+    neck=dict(type=GlobalAveragePooling),
+    head=dict(type=LinearClsHead, num_classes=10, in_channels=CHANNELS),
+)
+pipeline = [
+    dict(type=LoadImageFromFile),
+    dict(type=ResizeEdge, scale=256, edge='short', backend='pillow'),
+    dict(type=CenterCrop, crop_size=224),
+    dict(type=PackInputs),
+]
+test_dataloader = dict(dataset=dict(type=ImageNet, pipeline=pipeline))
+data_preprocessor = dict(mean=[1, 2, 3], std=[4, 5, 6], to_rgb=True)
+"""
+
+
+def test_new_style_config(tmp_path):
+    """Types are classes in it, not names; it is exported as any other."""
+    datasets = pytest.importorskip('mmpretrain.datasets', reason='needs mmpretrain')
+    needs('onnxruntime')
+    channels = GhostNetV2(widen_factor=0.3).out_channels[-1]
+    config = tmp_path / 'new_style.py'
+    (tmp_path / 'base.py').write_text("model_scope = 'mmpretrain'")
+    config.write_text(NEW_STYLE.replace('CHANNELS', str(channels)))
+    out = tmp_path / 'a.onnx'
+    args = [config, '--shape', 64, '--out', out, '--check']
+    load('export').main([*map(str, args)])
+    meta = load_metadata(out)
+    assert meta['task'] == 'classification' and meta['config'] == 'new_style'
+    found = meta['prepare']
+    assert (found['resize'], found['edge']) == ('short_edge', round(256 * 64 / 224))
+    assert found['backend'] == 'pillow' and not found['unknown']
+    assert meta['classes'] == list(datasets.ImageNet.METAINFO['classes'])

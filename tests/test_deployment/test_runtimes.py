@@ -1,40 +1,33 @@
-"""What runs networks: their files, their outputs beside torch's, what is refused."""
+"""The runtimes: their files, their outputs beside torch's, and what they refuse."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mmghostnetv2.deployment import runtimes
 from mmghostnetv2.deployment.runtimes import (
     RUNTIMES,
     check_runtime,
+    find_runtime,
     flatten,
-    quantize_litert,
     require_equal,
-    to_litert,
 )
 from mmghostnetv2.models import DFCAttention
 
 from ..conftest import ROOT
 from ..test_tools.conftest import load_tool
+from .conftest import load, needs
 
 SHAPE = (1, 4, 11, 14)
-SUFFIXES = {
-    'onnxruntime': {'.onnx'},
-    'torch': set(),
-    'compiled': set(),
-    'openvino': {'.xml', '.bin'},
-    'litert': {'.tflite'},
-    'ncnn': {'.param', '.bin'},
-}
+RUNNING = [name for name, runtime in RUNTIMES.items() if runtime.runs]
 
 
 class Small(nn.Module):
-    """Outputs of different ranks, in a list; odd features; a gate, up-sampled."""
+    """Outputs of different ranks in a list, odd features, and a gate to up-sample."""
 
     def __init__(self):
         super().__init__()
@@ -62,28 +55,37 @@ def images():
     return torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(1))
 
 
-def needs(runtime):
-    try:
-        check_runtime(runtime)
-    except ImportError as error:
-        pytest.skip(str(error))
-
-
 def compute(network, x):
     with torch.no_grad():
         return flatten(network(x))
 
 
-@pytest.mark.parametrize('runtime', SUFFIXES)
-def test_outputs_are_torchs(tmp_path, network, images, runtime):
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """The folder of the files of all runtimes."""
+    return tmp_path_factory.mktemp('files')
+
+
+@pytest.fixture(scope='module')
+def converted(network, images, folder):
+    """Convert the network once for each runtime: ``converted(runtime)``."""
+    made = {}
+
+    def convert(runtime):
+        needs(runtime)
+        if runtime not in made:
+            made[runtime] = RUNTIMES[runtime].convert(
+                network, images[0], folder / 'a.b'
+            )
+        return made[runtime]
+
+    return convert
+
+
+@pytest.mark.parametrize('runtime', RUNNING)
+def test_outputs_are_torchs(converted, network, images, runtime):
     """For other images than those of the conversion; a later run changes no result."""
-    needs(runtime)
-    assert {*SUFFIXES} == {*RUNTIMES}
-    convert, open_model, _ = RUNTIMES[runtime]
-    model = convert(network, images[0], tmp_path / 'a.b')
-    assert {path.suffix for path in tmp_path.iterdir()} == SUFFIXES[runtime]
-    assert all(path.name.startswith('a.b.') for path in tmp_path.iterdir())
-    session = open_model(model, 1)
+    session = RUNTIMES[runtime].open(converted(runtime), 1)
     # the second one lies in memory as pictures do
     arrays = images[0].numpy(), images[1].to(memory_format=torch.channels_last).numpy()
     first, second = map(session, arrays)
@@ -94,56 +96,80 @@ def test_outputs_are_torchs(tmp_path, network, images, runtime):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
 
 
-def test_openvino_and_ncnn_share_a_folder(tmp_path, network, images):
-    """Both have a file NAME.bin of weights."""
-    for runtime in ('openvino', 'ncnn'):
-        needs(runtime)
-    models = {
-        runtime: RUNTIMES[runtime].convert(network, images[0], tmp_path / 'a')
-        for runtime in ('openvino', 'ncnn')
-    }
-    for runtime, model in models.items():
-        outputs = RUNTIMES[runtime].open(model, 1)(images[0].numpy())
-        require_equal(outputs, compute(network, images[0]), 1e-5, runtime)
+@pytest.mark.parametrize('runtime', RUNTIMES)
+def test_files_have_the_suffixes_of_the_record(converted, folder, runtime):
+    """Runtimes share a folder, although OpenVINO and ncnn both write NAME.bin."""
+    record, model = RUNTIMES[runtime], converted(runtime)
+    if record.write is None:
+        assert isinstance(model, nn.Module) and not record.suffix
+        return
+    assert find_runtime(model) is record and model.parent == folder
+    files = {path.suffix for path in folder.glob(f'a.b.{runtime}.*')}
+    assert files == {record.suffix, *record.companions}
 
 
-def test_ncnn_takes_one_image(tmp_path, network, images):
-    needs('ncnn')
-    model = RUNTIMES['ncnn'].convert(network, images[0], tmp_path / 'a')
-    session = RUNTIMES['ncnn'].open(model, 1)
+def test_core_ml_has_the_shapes_of_torch(converted, network, images):
+    """Its predictions need macOS."""
+    from mmghostnetv2.deployment.runtimes.coreml import interface
+
+    expected = [SHAPE, *(x.shape for x in compute(network, images[0]))]
+    assert [shape for _, shape in interface(converted('coreml'))] == expected
+    with pytest.raises(NotImplementedError, match='macOS'):
+        RUNTIMES['coreml'].open(converted('coreml'), 1)
+
+
+def test_threads_of_executorch(converted, network, images):
+    """A program goes on with the threads of another one that was opened later."""
+    path = converted('executorch')
+    first, second = (RUNTIMES['executorch'].open(path, threads) for threads in (2, 1))
+    for session in (second, first):
+        outputs = session(images[0].numpy())
+        require_equal(outputs, compute(network, images[0]), 1e-5, 'ExecuTorch')
+
+
+def test_ncnn_takes_one_image(converted, images):
+    session = RUNTIMES['ncnn'].open(converted('ncnn'), 1)
     with pytest.raises(ValueError, match='one image at a time, got 2'):
         session(images[:, 0].numpy())
 
 
-def test_ncnn_without_weights(tmp_path, network, images):
-    needs('ncnn')
-    model = RUNTIMES['ncnn'].convert(network, images[0], tmp_path / 'a')
-    model.with_suffix('.bin').unlink()
-    with pytest.raises(RuntimeError, match='ncnn cannot read .*a.ncnn.param'):
-        RUNTIMES['ncnn'].open(model, 1)
+def test_ncnn_without_weights(converted, tmp_path):
+    path = tmp_path / 'a.param'
+    path.write_bytes(converted('ncnn').read_bytes())
+    with pytest.raises(RuntimeError, match='ncnn cannot read a.param'):
+        RUNTIMES['ncnn'].open(path, 1)
 
 
-def test_what_pnnx_cannot_convert(tmp_path):
-    needs('ncnn')
-    source = tmp_path / 'broken.onnx'
-    source.write_bytes(b'no model')
-    with pytest.raises(RuntimeError, match='pnnx cannot convert .*broken.onnx'):
-        runtimes.onnx_to_ncnn(source, tmp_path / 'a.param')
-    assert [path.name for path in tmp_path.iterdir()] == ['broken.onnx']
+class Unknown(nn.Module):
+    """Has an operation that no format knows."""
+
+    def forward(self, x):
+        return torch.linalg.eigvals(x)
 
 
-def test_ncnn_weights_of_half_the_size(tmp_path, network, images):
-    needs('ncnn')
-    source = RUNTIMES['onnxruntime'].convert(network, images[0], tmp_path / 'a')
-    sizes = []
-    for half in (False, True):
-        path = tmp_path / f'{half}.param'
-        runtimes.onnx_to_ncnn(source, path, half)
-        sizes.append(path.with_suffix('.bin').stat().st_size)
-    assert sizes[1] < 0.7 * sizes[0]
+@pytest.mark.parametrize('runtime', ['onnxruntime', 'ncnn', 'executorch', 'coreml'])
+def test_what_cannot_be_converted(tmp_path, runtime):
+    needs(runtime)
+    with pytest.raises(RuntimeError, match='cannot'):
+        RUNTIMES[runtime].convert(Unknown(), torch.rand(1, 1, 4, 4), tmp_path / 'a')
 
 
-# ---- LiteRT, whose conversion runs elsewhere
+@pytest.mark.parametrize('runtime', ['ncnn', 'coreml'])
+def test_half_of_the_size(tmp_path, runtime):
+    needs(runtime)
+    network, images = nn.Conv2d(4, 128, 5).eval(), torch.rand(SHAPE)
+    path = RUNTIMES[runtime].convert(network, images, tmp_path / 'a')
+
+    def size():
+        files = (p for p in tmp_path.rglob('*') if p.suffix == '.bin')
+        return sum(p.stat().st_size for p in files)
+
+    before = size()
+    RUNTIMES[runtime].compress['half'](network, images, path, True)
+    assert size() < 0.7 * before
+
+
+# ---- LiteRT, whose conversion runs in another environment
 
 
 def test_the_environment_is_where_make_litert_builds_it(monkeypatch, tmp_path):
@@ -153,25 +179,27 @@ def test_the_environment_is_where_make_litert_builds_it(monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / name))
         python = setup_env.cache() / 'litert' / 'bin' / 'python'
         with pytest.raises(ImportError, match=f'{python.parents[1]}: make litert'):
-            runtimes.litert_python()
+            RUNTIMES['litert'].check()
         python.parent.mkdir(parents=True)
         python.touch()
-        assert runtimes.litert_python() == python
+        assert RUNTIMES['litert'].check() == python
 
 
 def test_a_failed_conversion_says_why(monkeypatch, tmp_path, network, images):
-    """What the other environment writes last; nothing is left."""
-    monkeypatch.setattr(runtimes, 'litert_python', lambda: Path(sys.executable))
-    worker = tmp_path / 'worker.py'
-    worker.write_text("import sys\nsys.exit('much before\\nno such operator')\n")
-    monkeypatch.setattr(Path, 'with_name', lambda self, name: worker)
-    with pytest.raises(RuntimeError, match='cannot convert .*: no such operator$'):
-        to_litert(network, images[0], tmp_path / 'a.tflite')
-    assert [path.name for path in tmp_path.iterdir()] == ['worker.py']
+    """The last line of the other environment; nothing is left."""
+    cache = tmp_path / 'cache'
+    python = cache / 'litert' / 'bin' / 'python'
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho much before >&2\necho no such thing >&2\nexit 1')
+    python.chmod(0o755)
+    monkeypatch.setenv('MMGHOSTNETV2_CACHE', str(cache))
+    with pytest.raises(RuntimeError, match='cannot convert .*: no such thing$'):
+        RUNTIMES['litert'].convert(network, images[0], tmp_path / 'a')
+    assert [path.name for path in tmp_path.iterdir()] == ['cache']
 
 
 class Gates(nn.Module):
-    """Gates of odd and even sides, of which a shift by a pixel would be an error."""
+    """Gates of odd and even sides, where a shift by one pixel would be an error."""
 
     def __init__(self):
         super().__init__()
@@ -179,7 +207,8 @@ class Gates(nn.Module):
 
     def forward(self, x):
         sides = (8, 8), (9, 12), (13, 7), (2, 3)
-        return [self.gate(x[..., :height, :width]) for height, width in sides]
+        gates = [self.gate(x[..., :height, :width]) for height, width in sides]
+        return [*gates, F.interpolate(x, size=(31, 25))]
 
 
 def test_nearest_up_sampling_is_exact_in_litert(tmp_path):
@@ -192,14 +221,15 @@ def test_nearest_up_sampling_is_exact_in_litert(tmp_path):
 
 
 def test_int8_in_litert(tmp_path, images):
-    """A quarter of the weights, and errors that float32 has not."""
+    """A quarter of the weights, and errors that float32 does not have."""
     needs('litert')
     wide = nn.Sequential(nn.Conv2d(4, 256, 3), nn.ReLU(), nn.Conv2d(256, 64, 3)).eval()
     path = RUNTIMES['litert'].convert(wide, images[0], tmp_path / 'a')
     sizes, errors = [], []
     for int8 in (False, True):
         if int8:
-            quantize_litert(path, torch.rand(8, *SHAPE))
+            quantize = RUNTIMES['litert'].compress['int8']
+            quantize(wide, images[0], path, torch.rand(8, *SHAPE))
         (output,) = RUNTIMES['litert'].open(path, 1)(images[0].numpy())
         (expected,) = compute(wide, images[0])
         sizes.append(path.stat().st_size)
@@ -208,7 +238,7 @@ def test_int8_in_litert(tmp_path, images):
     assert errors[0] < 1e-5 < errors[1] < 0.3
 
 
-# ---- what is equal, and what is refused
+# ---- what is equal and what is refused
 
 
 def test_flatten():
@@ -251,29 +281,41 @@ def test_check_runtime(monkeypatch):
     with pytest.raises(ValueError, match="'onnxruntime', 'torch', .*, got 'tvm'"):
         check_runtime('tvm')
     monkeypatch.setattr(runtimes, 'find_spec', lambda name: None)
-    check_runtime('torch')
-    check_runtime('compiled')
-    for runtime, packages in {
-        'onnxruntime': 'onnx onnxruntime',
-        'openvino': 'onnx openvino',
-        'ncnn': 'onnx pnnx ncnn',
-        'litert': 'ai-edge-litert',
-    }.items():
+    for name, record in RUNTIMES.items():
+        if not record.modules:
+            check_runtime(name)
+            continue
+        packages = ' '.join(record.modules).replace('_', '-')
         with pytest.raises(ImportError, match=f'pip install {packages}$'):
-            check_runtime(runtime)
+            check_runtime(name)
 
 
 def test_check_litert(monkeypatch, tmp_path):
-    """Its modules alone do not do."""
+    """Its modules alone are not enough."""
     monkeypatch.setattr(runtimes, 'find_spec', lambda name: True)
     monkeypatch.setenv('MMGHOSTNETV2_CACHE', str(tmp_path))
     with pytest.raises(ImportError, match='make litert builds it'):
         check_runtime('litert')
 
 
+def test_suffixes_choose_the_runtime():
+    assert find_runtime(Path('a.b.ONNX')) is RUNTIMES['onnxruntime']
+    with pytest.raises(ValueError, match=r'a.pt is of .* ends in .onnx, .*.pte'):
+        find_runtime(Path('a.pt'))
+
+
 @pytest.mark.parametrize('runtime', RUNTIMES)
 def test_modules_are_declared_as_extras(runtime):
-    """Every package that a runtime asks for is one that setup.py offers."""
+    """Every package that a runtime needs is one that setup.py offers."""
     text = (ROOT / 'setup.py').read_text()
     for module in RUNTIMES[runtime].modules:
         assert f"'{module.replace('_', '-')}'" in text
+
+
+def test_records_are_read_by_run_and_docs():
+    """run.py is copied alone, so it has openers of its own."""
+    text = (ROOT / 'docs' / 'deployment.md').read_text()
+    suffixes = [r.suffix for r in RUNTIMES.values() if r.suffix]
+    assert all(f'`{suffix}`' in text for suffix in suffixes)
+    runs = {r.suffix for r in RUNTIMES.values() if r.suffix and r.runs}
+    assert {*load('run').RUNTIMES} == runs

@@ -16,10 +16,16 @@ def _write(network: nn.Module, images: Tensor, path: Path) -> None:
     )
     from executorch.exir import to_edge_transform_and_lower
 
-    program = to_edge_transform_and_lower(
-        export_program(network, images), partitioner=[XnnpackPartitioner()]
-    )
-    path.write_bytes(program.to_executorch().buffer)
+    program = export_program(network, images)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of what ExecuTorch itself calls in torch
+            program = to_edge_transform_and_lower(
+                program, partitioner=[XnnpackPartitioner()]
+            )
+            path.write_bytes(program.to_executorch().buffer)
+    except Exception as error:  # its passes raise exceptions of many types
+        raise RuntimeError(f'ExecuTorch cannot convert the network: {error}') from error
 
 
 def _open(path: Path, threads: int) -> Session:
@@ -28,8 +34,7 @@ def _open(path: Path, threads: int) -> Session:
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime as ExecuTorch
 
-        # There is no public way. One pool serves the whole process, and a program keeps
-        # the pool that it was loaded with.
+        # There is no public way. One pool of threads serves the whole process.
         if portable_lib._threadpool_get_thread_count() != threads:
             portable_lib._unsafe_reset_threadpool(threads)
     method = ExecuTorch.get().load_program(path).load_method('forward')

@@ -1,7 +1,9 @@
-"""quantize_onnx.py and evaluate.py: what becomes integers, and what that costs."""
+"""quantize_onnx.py: what becomes integers, and what it refuses."""
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +15,12 @@ from mmghostnetv2.deployment.calibration import find_pictures, read_calibration
 from mmghostnetv2.deployment.check import sample_pixels
 from mmghostnetv2.deployment.networks import PixelFormat
 from mmghostnetv2.deployment.runtimes import RUNTIMES
-from mmghostnetv2.deployment.to_onnx import to_onnx
 
-from ..conftest import ROOT
-from .conftest import load_tool
+from .conftest import load
 
 onnx = pytest.importorskip('onnx', reason='reads the files')
 pytest.importorskip('onnxruntime', reason='quantises')
-TOOLS = ROOT / 'tools' / 'deployment'
+pytest.importorskip('onnxscript', reason='exports')
 
 
 class Network(nn.Module):
@@ -53,12 +53,21 @@ META = dict(
 )
 
 
-@pytest.fixture
-def exported(tmp_path):
-    """A small network's file with its description, and pictures: a folder of them."""
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+    """A small network and its file."""
     torch.manual_seed(0)
-    network, path = Network().eval(), tmp_path / 'model.onnx'
-    to_onnx(network, META['input']['shape'], path)
+    network = Network().eval()
+    path = tmp_path_factory.mktemp('network') / 'model.onnx'
+    RUNTIMES['onnxruntime'].write(network, torch.rand(META['input']['shape']), path)
+    return network, path
+
+
+@pytest.fixture
+def exported(written, tmp_path):
+    """A network, a copy of its file with a description, and a folder of pictures."""
+    network, source = written
+    path = Path(shutil.copy(source, tmp_path))
     path.with_name('model.onnx.json').write_text(json.dumps(META))
     folder = tmp_path / 'pictures'
     folder.mkdir()
@@ -83,8 +92,7 @@ def quantized_types(path):
 def test_all_but_the_last_layer_becomes_integers(exported, tmp_path, capsys):
     network, path, folder = exported
     out = tmp_path / 'new' / 'int8.onnx'
-    tool = load_tool(TOOLS / 'quantize_onnx.py')
-    tool.main([str(path), str(folder), '--out', str(out)])
+    load('quantize_onnx').main([str(path), str(folder), '--out', str(out)])
     assert quantized_types(out)['Conv'] == 2
     assert not quantized_types(path)
     assert 'wrote' in capsys.readouterr().out
@@ -130,7 +138,7 @@ def test_calibration_images(exported):
         (
             lambda path, folder: path.with_name('model.onnx.json').unlink(),
             '',
-            'no such file: .*model.onnx.json; export_onnx.py',
+            'no such file: .*model.onnx.json; export.py',
         ),
         (
             lambda path, folder: [p.unlink() for p in folder.iterdir()],
@@ -151,7 +159,7 @@ def test_calibration_images(exported):
         (
             lambda path, folder: path.with_name('model.onnx.json').write_text('{'),
             '',
-            'model.onnx.json: JSONDecodeError',
+            'model.onnx.json is not a description of a model',
         ),
         (
             lambda path, folder: path.with_name('model.onnx.json').write_text('{}'),
@@ -163,7 +171,7 @@ def test_calibration_images(exported):
                 json.dumps(META | dict(int8=True))
             ),
             '',
-            'model.onnx has eight bits already',
+            'model.onnx is quantised already',
         ),
         (
             lambda path, folder: path.with_name('out.onnx').touch(),
@@ -180,9 +188,8 @@ def test_bad_arguments(exported, tmp_path, capsys, change, options, message):
     if change:
         change(path, folder)
     before = sorted(tmp_path.rglob('*'))
-    tool = load_tool(TOOLS / 'quantize_onnx.py')
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises((Exception, SystemExit)) as caught:
         out = ['--out', str(tmp_path / 'out.onnx')]
-        tool.main([str(path), str(folder), *out, *options.split()])
+        load('quantize_onnx').main([str(path), str(folder), *out, *options.split()])
     assert re.search(message, f'{caught.value} {capsys.readouterr().err}')
     assert sorted(tmp_path.rglob('*')) == before

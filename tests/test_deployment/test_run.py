@@ -1,6 +1,7 @@
 """tools/deployment/run.py: exported models without torch, against the inferencers."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,25 +12,25 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
+from torch import nn
 
-from mmghostnetv2.deployment.metadata import describe, preparation, save_metadata
+from mmghostnetv2.deployment.metadata import describe, preparation
 from mmghostnetv2.deployment.networks import deployable
-from mmghostnetv2.deployment.runtimes import onnx_to_ncnn, onnx_to_openvino
-from mmghostnetv2.deployment.to_onnx import to_onnx
+from mmghostnetv2.deployment.runtimes import RUNTIMES
 
-from ..conftest import ROOT
-from ..test_deployment.conftest import (
+from .conftest import (
     PIXELS,
+    SIDE,
     assert_same_detections,
+    load,
     make_model,
+    needs,
     read_pictures,
 )
-from .conftest import load_tool
 
 pytest.importorskip('onnx', reason='needs onnx')
 pytest.importorskip('onnxruntime', reason='needs onnxruntime')
 
-TOOL = ROOT / 'tools' / 'deployment' / 'run.py'
 # none of them is needed where a model runs
 BLOCKED = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
 BLOCKED += ('mmghostnetv2', 'cv2', 'matplotlib', 'scipy', 'onnx')
@@ -39,76 +40,11 @@ sys.modules.update(dict.fromkeys({BLOCKED}))
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name='__main__')
 """
-SMALL = 'model = dict(backbone=dict(widen_factor=0.3), {})'
-CONFIGS = {
-    # a square of 128 pixels inside of which a picture fits
-    'detector': f"""
-_base_ = '{ROOT}/configs/digits/yolov3_ghostnetv2_320_digits.py'
-{SMALL.format('neck=dict(in_channels=[48, 32, 12])')}
-""",
-    'segmentor': f"""
-_base_ = '{ROOT}/configs/digits/fpn_ghostnetv2_digits.py'
-{SMALL.format('neck=dict(in_channels=[8, 12, 32, 48])')}
-""",
-    'classifier': f"""
-_base_ = '{ROOT}/configs/ghostnetv2_100_in1k.py'
-{SMALL.format('head=dict(in_channels=288, num_classes=20)')}
-""",
-}
-TASKS = dict(detector='mmdet', segmentor='mmseg', classifier='mmpretrain')
 
 
 @pytest.fixture(scope='module')
 def tool():
-    return load_tool(TOOL)
-
-
-def walk(node):
-    """List a config's dicts."""
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for part in node:
-            yield from walk(part)
-
-
-@pytest.fixture(scope='module')
-def exported(tmp_path_factory, coco_mini):
-    """Export: ``exported(kind)`` is the folder of a.onnx, a.py and a.pth."""
-    folders = {}
-
-    def export(kind):
-        pytest.importorskip(TASKS[kind], reason=f'needs {TASKS[kind]}')
-        if kind in folders:
-            return folders[kind]
-        folder = folders[kind] = tmp_path_factory.mktemp(kind)
-        base = folder / 'base.py'
-        base.write_text(CONFIGS[kind])
-        cfg = Config.fromfile(base)
-        for node in walk([cfg.test_pipeline, cfg.test_dataloader]):
-            for key in {'scale', 'img_scale', 'crop_size'} & node.keys():
-                scale = node[key]
-                node[key] = 128 if isinstance(scale, int) else (128, 128)
-        cfg.dump(folder / 'a.py')
-        model = make_model(
-            Config.fromfile(folder / 'a.py'), read_pictures(coco_mini, (128, 128))
-        )
-        classes = [f'kind {i}' for i in range(20)]
-        palette = [[i, 200 - 3 * i, 7 * i % 256] for i in range(20)]
-        meta = dict(dataset_meta=dict(classes=classes, palette=palette))
-        state = dict(meta=meta, state_dict=model.state_dict())
-        torch.save(state, folder / 'a.pth')
-        network = deployable(model, preprocess=kind == 'detector')
-        shape, dynamic = (1, 3, 128, 128), kind != 'classifier'
-        to_onnx(network, shape, folder / 'a.onnx', dynamic)
-        meta = describe(
-            model, network, 'predictions', shape, dynamic, str(folder / 'a.pth')
-        )
-        save_metadata(meta, folder / 'a.onnx')
-        return folder
-
-    return export
+    return load('run')
 
 
 @pytest.fixture(scope='module')
@@ -118,7 +54,7 @@ def image(coco_mini):
 
 def run_alone(*args):
     """Run the tool where nothing of the training's libraries can be imported."""
-    command = [sys.executable, '-c', WITHOUT, TOOL, *args]
+    command = [sys.executable, '-c', WITHOUT, load('run').__file__, *args]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -133,7 +69,7 @@ def test_detector_is_the_inferencer(exported, image, tmp_path):
     )
     (theirs,) = inferencer(str(image))['predictions']
     found = tmp_path / 'new' / 'found.json'
-    args = ('--out-dir', tmp_path / 'out', '--score-thr', '0.2', '--json', found)
+    args = ('--out-dir', tmp_path / 'out', '--score-thr', '0.2', '--out', found)
     printed = run_alone(folder / 'a.onnx', image, *args)
     (rows,) = json.loads(found.read_text()).values()
     number = np.sum(np.array(theirs['scores']) >= 0.2)
@@ -167,7 +103,7 @@ def test_segmentor_is_the_inferencer(exported, image, tmp_path, tool):
     )
     theirs = inferencer(str(path), show=False)['predictions']
     found = tmp_path / 'found.json'
-    run_alone(folder / 'a.onnx', path, '--out-dir', tmp_path / 'out', '--json', found)
+    run_alone(folder / 'a.onnx', path, '--out-dir', tmp_path / 'out', '--out', found)
     (rows,) = json.loads(found.read_text()).values()
     assert len(rows) > 3
     shares = [row['share'] for row in rows]
@@ -285,8 +221,8 @@ def test_broken_pictures_are_named_and_the_others_go_on(
     shutil.copy(image, pictures / 'more' / 'd.jpg')
     found = tmp_path / 'found.json'
     missing = tmp_path / 'none.jpg'
-    args = [folder / 'a.onnx', pictures, missing, '--json', found]
-    with pytest.raises(SystemExit, match='3 of 5 pictures failed'):
+    args = [folder / 'a.onnx', pictures, missing, '--out', found]
+    with pytest.raises(RuntimeError, match='3 of 5 pictures failed'):
         tool.main([*map(str, args)])
     printed = capsys.readouterr()
     names = ['a.jpg', 'more/d.jpg']
@@ -305,7 +241,7 @@ def test_wrong_size_is_named(tool, exported, tmp_path, capsys):
     meta['prepare'] |= dict(resize='none')
     (tmp_path / 'a.onnx.json').write_text(json.dumps(meta))
     Image.new('RGB', (100, 128)).save(tmp_path / 'a.png')
-    with pytest.raises(SystemExit, match='1 of 1 pictures failed'):
+    with pytest.raises(RuntimeError, match='1 of 1 pictures failed'):
         tool.main([str(tmp_path / 'a.onnx'), str(tmp_path / 'a.png')])
     message = capsys.readouterr().err
     assert 'a.png: ValueError: the picture has 100x128 pixels where' in message
@@ -316,15 +252,18 @@ def test_drawings_never_replace_pictures(tool, exported, image, tmp_path, capsys
     folder = exported('detector')
     picture = tmp_path / 'a.jpg'
     shutil.copy(image, picture)
-    with pytest.raises(SystemExit, match='1 of 1 pictures failed'):
-        tool.main([str(folder / 'a.onnx'), str(picture), '--out-dir', str(tmp_path)])
+    args = [str(folder / 'a.onnx'), str(picture), '--out-dir', str(tmp_path)]
+    with pytest.raises(FileExistsError, match='a.jpg exists; --force overwrites it'):
+        tool.main(args)
+    with pytest.raises(RuntimeError, match='1 of 1 pictures failed'):
+        tool.main([*args, '--force'])
     assert 'would overwrite the picture' in capsys.readouterr().err
     assert picture.read_bytes() == image.read_bytes()
 
 
 def test_bad_arguments_are_named(tool, exported, image, tmp_path, monkeypatch):
     def fails(*args):
-        with pytest.raises(SystemExit) as info:
+        with pytest.raises((ImportError, OSError, ValueError)) as info:
             tool.main([*map(str, args)])
         return str(info.value)
 
@@ -341,11 +280,11 @@ def test_bad_arguments_are_named(tool, exported, image, tmp_path, monkeypatch):
     other = meta | dict(prepare={**meta['prepare'], 'resize': 'warp'})
     for text in ('{', '{}', '[]', *map(json.dumps, (lacking, no_clip, other))):
         sidecar.write_text(text)
-        assert f'{sidecar} is no description' in fails(alone, image)
+        assert f'{sidecar} is not a description' in fails(alone, image)
     sidecar.write_text(json.dumps(meta))
     alone.write_bytes(b'no model')
     message = fails(alone, image)
-    assert message.startswith(f'ValueError: {alone} cannot be opened: ')
+    assert message.startswith(f'{alone} cannot be opened: ')
     assert '\n' not in message
     (tmp_path / 'empty').mkdir()
     assert 'empty has no pictures' in fails(model, tmp_path / 'empty')
@@ -407,10 +346,10 @@ def test_one_name_is_refused_where_it_is_drawn(
 ):
     """One drawing would replace the other; without drawings all are looked at."""
     found, out = tmp_path / 'found.json', tmp_path / 'out'
-    options = ['--json', str(found), '--out-dir', str(out)]
+    options = ['--out', str(found), '--out-dir', str(out)]
     args = [str(scripted(task, output)), *map(str, twins), *options]
     if drawn:
-        with pytest.raises(SystemExit, match='would both be drawn as a.png'):
+        with pytest.raises(ValueError, match='would both be drawn as a.png'):
             tool.main(args)
         # the same picture twice has the same drawing
         same = twins[0].parent / '..' / 'left' / 'a.png'
@@ -441,7 +380,7 @@ def test_steps_that_cannot_be_done_are_refused(
     path = scripted('classification', **prepare)
     if unknown:
         message = f'cannot be done here: {unknown[0]}; .*scripted.onnx.json'
-        with pytest.raises(SystemExit, match=message):
+        with pytest.raises(ValueError, match=message):
             tool.main([str(path), str(twins[0])])
     else:
         tool.main([str(path), str(twins[0])])
@@ -461,36 +400,51 @@ def test_folders_that_cannot_be_written_are_named_first(
         ('--out-dir', file): f'cannot make the folder {file}: File exists',
         ('--out-dir', file / 'a'): f'cannot make the folder {file}/a: Not a directory',
         ('--out-dir', locked): f'cannot write into the folder {locked}',
-        ('--json', file / 'a.json'): f'cannot make the folder {file}: File exists',
-        ('--json', locked / 'a.json'): f'cannot write into the folder {locked}',
-        ('--json', tmp_path): f'takes a file, not {tmp_path}',
+        ('--out', file / 'a.json'): f'cannot make the folder {file}: File exists',
+        ('--out', locked / 'a.json'): f'cannot write into the folder {locked}',
+        ('--out', tmp_path): f'{tmp_path} is a folder',
     }.items():
         args = [path, picture, '--out-dir', tmp_path / 'out', *options]
-        with pytest.raises(SystemExit, match=message):
+        with pytest.raises(OSError, match=message):
             tool.main([*map(str, args)])
 
 
-def convert_to_openvino(source: Path, path: Path):
-    pytest.importorskip('openvino', reason='needs openvino')
-    onnx_to_openvino(source, path.with_suffix('.xml'))
-    return path.with_suffix('.xml')
-
-
-def convert_to_ncnn(source: Path, path: Path):
-    pytest.importorskip('ncnn', reason='needs ncnn')
-    pytest.importorskip('pnnx', reason='needs pnnx')
-    onnx_to_ncnn(source, path.with_suffix('.param'))
-    return path.with_suffix('.param')
-
-
-@pytest.mark.parametrize('convert', [convert_to_openvino, convert_to_ncnn])
-def test_other_runtimes_find_the_same(tool, exported, image, tmp_path, convert):
+@pytest.mark.parametrize('runtime', ['openvino', 'ncnn', 'litert', 'executorch'])
+def test_other_runtimes_find_the_same(tool, exported, image, tmp_path, runtime):
+    """Their files hold a network with the classifier's description."""
+    needs(runtime)
     folder = exported('classifier')
-    path = convert(folder / 'a.onnx', tmp_path / 'b')
-    shutil.copy(folder / 'a.onnx.json', f'{path}.json')
-    results = []
-    for file in (folder / 'a.onnx', path):
-        session, meta = tool.open_model(file, threads=1)
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 20, 16, 16)
+
+    class Means(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, x):
+            return self.conv(x).mean((2, 3)).softmax(1)
+
+    images, results = torch.rand(1, 3, SIDE, SIDE), []
+    for name in ('onnxruntime', runtime):
+        path = RUNTIMES[name].convert(Means().eval(), images, tmp_path / 'b')
+        shutil.copy(folder / 'a.onnx.json', f'{path}.json')
+        session, meta = tool.open_model(path, threads=1)
         rows, _ = tool.predict(session, meta, tool.read_image(image), 0)
         results.append({row['name']: row['score'] for row in rows})
     assert results[1] == pytest.approx(results[0], rel=1e-3)
+
+
+def test_exit_status(tmp_path):
+    """0 or 1 with a line that says why, 2 for wrong arguments."""
+    tool = load('run').__file__
+    for args, status, message in [
+        (['none.onnx', 'a.png'], 1, 'no such model: none.onnx'),
+        (['none.onnx'], 2, 'required: IMAGE'),
+        (['none.onnx', 'a.png', '--threads', '-1'], 2, 'must be at least 0, got -1'),
+    ]:
+        done = subprocess.run(
+            [sys.executable, tool, *args], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == status and re.search(message, done.stderr)
+        assert 'Traceback' not in done.stderr
