@@ -108,7 +108,7 @@ def test_wheel_holds_package_and_mim_folder(source, wheel):
     assert {'tools/train.py', 'tools/test.py'} <= mim
     assert any(name.startswith('configs/') for name in mim)
     package = {name for name in files if not name.startswith(MIM)}
-    assert package == {p for p in wanted(source, NAME) if p.endswith('.py')}
+    assert package == {p for p in wanted(source, NAME) if p.endswith(('.py', '.typed'))}
 
 
 def test_sdist_agrees_with_wheel(source, wheel, sdist, tmp_path):
@@ -238,7 +238,7 @@ def test_extras(wheel):
     always, everything = extras.pop(None), extras.pop('all')
     # nothing that a maintained fork of mmcv or mmengine could collide with
     assert [re.match(r'\w+', name)[0] for name in always] == ['torch']
-    runtimes = {'openvino', 'ncnn', 'litert'}
+    runtimes = {'openvino', 'ncnn', 'litert', 'executorch', 'coreml'}
     assert set(extras) == {'cls', 'det', 'seg', 'deploy', *runtimes, 'docs', 'tests'}
     assert everything == set().union(*extras.values())
     for requirements in extras.values():  # pkg_resources for mmengine
