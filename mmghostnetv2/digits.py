@@ -24,7 +24,7 @@ from .arguments import add_out_dir, at_least, make_parser
 MANIFEST = 'digits.json'
 VAL_SHARE = 0.2  # of each class's source digits
 MIN_CONTRAST = 110  # luminance between ink and paper, of 255
-LUMA = np.float32([0.299, 0.587, 0.114])
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 SMOOTH = Image.Resampling.LANCZOS
 
 

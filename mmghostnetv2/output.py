@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from operator import length_hint
 from pathlib import Path
 from time import monotonic
 from typing import TypeVar
@@ -61,9 +62,9 @@ def written(out: Path) -> Iterator[Path]:
     try:
         target.mkdir(parents=True, exist_ok=True)
         # In the target's own folder, so that moving a file is renaming it.
-        with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=target) as folder:
-            yield Path(folder, out.name)
-            for path in sorted(Path(folder).iterdir()):
+        with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=target) as name:
+            yield Path(name, out.name)
+            for path in sorted(Path(name).iterdir()):
                 os.replace(path, target / path.name)
     except BaseException:
         for folder in made:
@@ -118,7 +119,7 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterato
         what (str): Name of the work.
         total (int, optional): Number of items, if they have no length.
     """
-    console, total = Console(stderr=True), total or len(items)
+    console, total = Console(stderr=True), total or length_hint(items)
     if console.is_terminal:
         yield from track(items, what, total, console=console, transient=True)
         return

@@ -12,7 +12,7 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ def randomize_norms(
     """
     generator = torch.Generator().manual_seed(seed)
     network.eval()
-    norms = [
+    norms: list[Any] = [
         module
         for module in network.modules()
         if getattr(module, 'running_mean', None) is not None
@@ -88,7 +88,7 @@ def time_interleaved(
     for runner in runners.values():
         for _ in range(warmup):
             runner()
-    seconds = {name: [] for name in runners}
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
     order, shuffle = list(runners), random.Random(seed).shuffle
     for _ in range(rounds):
         shuffle(order)
@@ -132,7 +132,8 @@ def fit_power(pixels: Sequence[float], costs: Sequence[float]) -> tuple[float, f
     points = [(p, cost) for p, cost in zip(pixels, costs, strict=True) if cost > 0]
     if len({p for p, _ in points}) < 2:
         return np.nan, np.nan
-    exponent, offset = np.polyfit(*np.log(np.transpose(points)), 1)
+    x, y = np.log(np.transpose(points))
+    exponent, offset = np.polyfit(x, y, 1)
     return float(exponent), float(np.exp(offset))
 
 

@@ -1,10 +1,11 @@
 """Peak memory of a model, measured in a process of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from ..deployment.runtimes import RUNTIMES
 from .networks import apply_options, build_network
@@ -30,14 +31,16 @@ def _measure(
     weights = 0
     for module in RUNTIMES[runtime].modules:
         import_module(module)
+    network: Any = model
     if isinstance(model, str):
-        model = apply_options(build_network(model, cfg_options), model)
-        weights = sum(x.nbytes for x in model.state_dict().values())
+        network = apply_options(build_network(model, cfg_options), model)
+        weights = sum(x.nbytes for x in network.state_dict().values())
     before = _status('VmRSS')
+    run: Callable[[], object]
     if train:
-        run = training_step(model, shape, threads)
+        run = training_step(network, shape, threads)
     else:
-        run = start(model, shape, runtime, threads)
+        run = start(network, shape, runtime, threads)
     for _ in range(3):
         run()
     Path('/proc/self/clear_refs').write_text('5')  # forgets the peak so far

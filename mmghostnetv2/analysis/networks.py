@@ -1,5 +1,7 @@
 """Networks by name, to be counted and timed."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,9 @@ def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
         return model
     from mmengine.structures import InstanceData
 
-    class FixedRegions(type(model)):
+    base: Any = type(model)
+
+    class FixedRegions(base):
         def _forward(self, batch_inputs: Tensor, batch_data_samples=None) -> tuple:
             features = self.extract_feat(batch_inputs)
             height, width = batch_inputs.shape[-2:]
@@ -65,7 +69,7 @@ class ChannelsLast(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor):
         return self.network(x.contiguous(memory_format=torch.channels_last))
@@ -108,7 +112,7 @@ def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
         ImportError: Its library is not installed.
     """
     name, options = split_options(text)
-    network = _build(name, cfg_options)
+    network: Any = _build(name, cfg_options)
     if 'backbone' in options:
         if not hasattr(network, 'backbone'):
             raise ValueError(f'{name} has no part named backbone')

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,16 +112,17 @@ def build_cuda_runner(
         RuntimeError: There is no GPU, or an output is further from the CPU's than 1e-3
             of its largest value, 5e-2 in mixed precision.
     """
-    network, images = network.cuda().eval(), random_images(shape).cuda()
+    images = random_images(shape).cuda()
+    model: Any = network.cuda().eval()
     if runtime == 'compiled':
-        options = {'freezing': True}
-        network = torch.compile(network, fullgraph=True, dynamic=False, options=options)
+        options: dict[str, Any] = {'freezing': True}
+        model = torch.compile(model, fullgraph=True, dynamic=False, options=options)
 
     # A CUDA graph cannot be captured with the tensors of inference mode.
     @torch.no_grad()
     def compute():
         with torch.autocast('cuda', enabled=amp):
-            return network(images)
+            return model(images)
 
     for _ in range(3):  # libraries choose their algorithms, which no graph may hold
         outputs = compute()
@@ -131,7 +133,7 @@ def build_cuda_runner(
             outputs = compute()
 
         # A graph knows the addresses alone, so both are kept alive here.
-        def run(alive=(network, images)):
+        def run(alive=(model, images)):
             graph.replay()
 
         run()
@@ -170,7 +172,8 @@ def training_step(
         Callable: Does a step and returns the loss.
     """
     network = network.to(device).train()
-    for module in network.modules():
+    modules: Any = network.modules()
+    for module in modules:
         if isinstance(module, DROPOUTS):
             module.p = 0
         elif hasattr(module, 'drop_rate'):  # timm's classifiers call a function
@@ -185,7 +188,7 @@ def training_step(
         optimizer.zero_grad()
         with torch.autocast(device, enabled=amp):
             outputs = tensors(network(images))
-        loss = sum(output.float().square().mean() for output in outputs)
+        loss: Any = sum(output.float().square().mean() for output in outputs)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

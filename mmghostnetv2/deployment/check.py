@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.model import BaseModel
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
@@ -39,30 +40,30 @@ def sample_pixels(size: tuple[int, int], image: str | Path | None = None) -> np.
         blobs = np.asarray(Image.fromarray(small).resize(size[::-1]), np.int16)
         noise = rng.integers(-20, 21, (*size, 3), dtype=np.int16)
         return (blobs + noise).clip(0, 255).astype(np.uint8)
-    with Image.open(image) as picture:
-        picture = ImageOps.exif_transpose(picture).convert('RGB')
+    with Image.open(image) as file:
+        picture = ImageOps.exif_transpose(file).convert('RGB')
         return np.asarray(picture.resize(size[::-1]))
 
 
-def network_input(model: nn.Module, pixels: np.ndarray, preprocess: bool) -> np.ndarray:
+def network_input(model: BaseModel, pixels: np.ndarray, preprocess: bool) -> np.ndarray:
     """Turn pixels (H, W, 3) into the images (1, 3, H, W) that a network takes.
 
     Args:
-        model (nn.Module): Model of mmpretrain, mmdet or mmseg.
+        model (BaseModel): Model of mmpretrain, mmdet or mmseg.
         pixels (np.ndarray): Picture, RGB, (H, W, 3), uint8.
         preprocess (bool): Whether the network normalises, see :func:`deployable`.
     """
-    images = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32)
-    images = torch.from_numpy(images)
+    array = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32)
+    images = torch.from_numpy(array)
     return (images if preprocess else Normalize(pixel_format(model))(images)).numpy()
 
 
 @torch.no_grad()
-def library_predict(model: nn.Module, pixels: np.ndarray) -> list[np.ndarray]:
+def library_predict(model: BaseModel, pixels: np.ndarray) -> list[np.ndarray]:
     """Predict with the library's own data preprocessor and ``predict``.
 
     Args:
-        model (nn.Module): What :func:`mmghostnetv2.init_model` returned.
+        model (BaseModel): What :func:`mmghostnetv2.init_model` returned.
         pixels (np.ndarray): RGB, (H, W, 3), uint8.
 
     Returns:
@@ -157,7 +158,7 @@ def _require_same_boxes(outputs, expected, side: int, runtime: str) -> str:
 
 
 def require_predictions(
-    model: nn.Module,
+    model: BaseModel,
     session: Session,
     pixels: np.ndarray,
     preprocess: bool,
@@ -166,7 +167,7 @@ def require_predictions(
     """Raise unless a runtime predicts what the model's library predicts.
 
     Args:
-        model (nn.Module): The model as it was trained, not folded.
+        model (BaseModel): The model as it was trained, not folded.
         session (Session): Runs the file, whose output is 'predictions'.
         pixels (np.ndarray): Picture, RGB, (H, W, 3), uint8.
         preprocess (bool): Whether the file normalises.

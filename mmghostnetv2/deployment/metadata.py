@@ -8,9 +8,11 @@ import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.registry import DATASETS
 from mmengine.runner import CheckpointLoader
 from torch import nn
@@ -22,8 +24,8 @@ LIBRARIES = dict(
     classification='mmpretrain', detection='mmdet', segmentation='mmsegmentation'
 )
 # Steps of a test pipeline that leave the picture as it is.
-NEUTRAL = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs')
-NEUTRAL += ('PackSegInputs',)
+NEUTRAL = ['LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs']
+NEUTRAL += ['PackSegInputs']
 
 
 def _type_name(cfg: dict) -> str:
@@ -32,8 +34,8 @@ def _type_name(cfg: dict) -> str:
     return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
-def _test_dataset(cfg: Config) -> dict:
-    dataset = cfg.test_dataloader.dataset if cfg.get('test_dataloader') else {}
+def _test_dataset(cfg: Config) -> Any:
+    dataset: Any = cfg.test_dataloader.dataset if cfg.get('test_dataloader') else {}
     while 'dataset' in dataset:  # a wrapper, such as RepeatDataset
         dataset = dataset.dataset
     return dataset
@@ -49,7 +51,7 @@ def dataset_meta(cfg: Config, checkpoint: str | None = None) -> dict:
     Returns:
         dict: 'classes' and 'palette', each a list or None.
     """
-    meta = {}
+    meta: dict[str, Any] = {}
     if checkpoint is not None:
         saved = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
         meta = (saved.get('meta') or {}).get('dataset_meta') or {}
@@ -89,7 +91,7 @@ def preparation(cfg: Config, size: Sequence[int], dynamic: bool = False) -> dict
         grey level that the pipeline pads with, or None. 'unknown' lists the steps that
         are not described by this.
     """
-    found = dict(resize='none', backend='cv2', interpolation='bilinear')
+    found: dict[str, Any] = dict(resize='none', backend='cv2', interpolation='bilinear')
     found |= dict(pad_value=None, pad_to=None if dynamic else list(size), unknown=[])
     edge = None
     for step in _test_dataset(cfg).get('pipeline', []):
@@ -126,8 +128,8 @@ def preparation(cfg: Config, size: Sequence[int], dynamic: bool = False) -> dict
 
 
 def describe(
-    model: nn.Module,
-    network: nn.Module,
+    model: BaseModel,
+    network: Any,
     output: str,
     shape: Sequence[int],
     dynamic: bool = False,
@@ -136,7 +138,7 @@ def describe(
     """Describe an exported network.
 
     Args:
-        model (nn.Module): What :func:`mmghostnetv2.init_model` returned.
+        model (BaseModel): What :func:`mmghostnetv2.init_model` returned.
         network (nn.Module): What :func:`deployable` returned for it.
         output (str): The ``output`` that was passed to it.
         shape (Sequence[int]): Shape of the images, (N, 3, H, W).
@@ -178,7 +180,7 @@ def describe(
         versions=dict(mmghostnetv2=__version__, torch=torch.__version__),
     )
     meta['versions'][LIBRARIES[task]] = version(LIBRARIES[task])
-    last = network[-1] if isinstance(network, nn.Sequential) else network
+    last: Any = network[-1] if isinstance(network, nn.Sequential) else network
     if isinstance(last, Detector):
         # The network clips to its input, which is larger than the picture where the
         # picture is padded. The libraries count the pipeline's padding as picture.

@@ -5,10 +5,11 @@ that exporters know: without lists of data samples and in-place changes of views
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 from torchvision.ops import nms
 
@@ -27,11 +28,11 @@ class PixelFormat(NamedTuple):
     std: list[float]
 
 
-def pixel_format(model: nn.Module) -> PixelFormat:
+def pixel_format(model: BaseModel) -> PixelFormat:
     """Read how a model's images are normalised.
 
     Args:
-        model (nn.Module): Model of mmpretrain, mmdet or mmseg whose pipeline loads
+        model (BaseModel): Model of mmpretrain, mmdet or mmseg whose pipeline loads
             images as BGR, the default of all three.
     """
     preprocessor = model.data_preprocessor
@@ -53,6 +54,9 @@ class Normalize(nn.Module):
     Args:
         pixels (PixelFormat): How to normalise.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, pixels: PixelFormat) -> None:
         super().__init__()
@@ -106,7 +110,7 @@ class Level(NamedTuple):
     factors: Tensor | None = None
 
 
-def _yolo_levels(head: nn.Module, features: Sequence[Tensor]) -> list[Level]:
+def _yolo_levels(head: BaseModule, features: Sequence[Tensor]) -> list[Level]:
     """Decode YOLOv3's maps into one level: it selects the best boxes of all levels."""
     (maps,) = head(features)
     priors = head.prior_generator.grid_priors(
@@ -123,7 +127,7 @@ def _yolo_levels(head: nn.Module, features: Sequence[Tensor]) -> list[Level]:
     return [Level(*(torch.cat(parts, dim=1) for parts in (boxes, scores, factors)))]
 
 
-def _anchor_levels(head: nn.Module, features: Sequence[Tensor]) -> list[Level]:
+def _anchor_levels(head: BaseModule, features: Sequence[Tensor]) -> list[Level]:
     """Decode the maps of heads such as SSD's, RetinaNet's and RTMDet's."""
     class_maps, box_maps, *factor_maps = head(features)
     priors = head.prior_generator.grid_priors(
@@ -169,7 +173,7 @@ def _refusal(module: nn.Module) -> NotImplementedError:
     )
 
 
-def find_levels(head: nn.Module):
+def find_levels(head: BaseModule):
     """Return the function that decodes a head's maps, ``(head, features) -> levels``.
 
     Raises:
@@ -178,8 +182,8 @@ def find_levels(head: nn.Module):
     from mmdet.models.dense_heads import YOLOV3Head
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 
-    methods = 'predict', 'predict_by_feat', '_predict_by_feat_single'
-    methods += ('_bbox_post_process',)
+    methods = ['predict', 'predict_by_feat', '_predict_by_feat_single']
+    methods += ['_bbox_post_process']
     if _predicts_as(head, YOLOV3Head, *methods):
         return _yolo_levels
     as_base = _predicts_as(head, BaseDenseHead, *methods)
@@ -192,7 +196,7 @@ class Detector(nn.Module):
     """Computes boxes of images before non-maximum suppression ('dense') or after it.
 
     Args:
-        model (nn.Module): One-stage detector of mmdet.
+        model (BaseModel): One-stage detector of mmdet.
         suppress (bool): Whether to suppress and rank.
 
     Raises:
@@ -200,7 +204,7 @@ class Detector(nn.Module):
             own.
     """
 
-    def __init__(self, model: nn.Module, suppress: bool) -> None:
+    def __init__(self, model: BaseModel, suppress: bool) -> None:
         super().__init__()
         if getattr(model, 'bbox_head', None) is None:
             raise NotImplementedError(
@@ -221,6 +225,7 @@ class Detector(nn.Module):
             )
         coder = model.bbox_head.bbox_coder
         self.clip = self.levels is not _yolo_levels and coder.clip_border
+        self.output_names: tuple[str, ...]
         if suppress:
             self.output_names = ('dets', 'labels')
         elif self.levels is _yolo_levels:
@@ -322,7 +327,7 @@ class Segmentor(nn.Module):
     """Labels the pixels of images (N, 3, H, W); returns 'labels' (N, H, W).
 
     Args:
-        model (nn.Module): Segmentor of mmseg.
+        model (BaseModel): Segmentor of mmseg.
 
     Raises:
         NotImplementedError: The segmentor or its head predicts in a way of its own, it
@@ -331,7 +336,7 @@ class Segmentor(nn.Module):
 
     output_names = ('labels',)
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BaseModel) -> None:
         super().__init__()
         from mmseg.models.decode_heads.decode_head import BaseDecodeHead
         from mmseg.models.segmentors import EncoderDecoder
@@ -373,7 +378,7 @@ class Classifier(nn.Module):
     """Classifies images (N, 3, H, W); returns 'scores' (N, C), which sum to 1.
 
     Args:
-        model (nn.Module): Classifier of mmpretrain.
+        model (BaseModel): Classifier of mmpretrain.
 
     Raises:
         NotImplementedError: Its head predicts in a way of its own.
@@ -381,7 +386,7 @@ class Classifier(nn.Module):
 
     output_names = ('scores',)
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BaseModel) -> None:
         super().__init__()
         from mmpretrain.models import ClsHead
 
@@ -398,13 +403,13 @@ class Features(nn.Module):
     """Computes the backbone's features of images (N, 3, H, W): 'features0' and so on.
 
     Args:
-        model (nn.Module): Any model with a backbone that returns a tuple.
+        model (BaseModel): Any model with a backbone that returns a tuple.
 
     Raises:
         NotImplementedError: The backbone has no ``out_indices``.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BaseModel) -> None:
         super().__init__()
         self.backbone = model.backbone
         stages = getattr(self.backbone, 'out_indices', None)
@@ -420,7 +425,7 @@ class Features(nn.Module):
         return tuple(self.backbone(images))
 
 
-def find_task(model: nn.Module) -> str:
+def find_task(model: BaseModel) -> str:
     """Return a model's task: 'classification', 'detection' or 'segmentation'.
 
     Raises:
@@ -438,12 +443,12 @@ def find_task(model: nn.Module) -> str:
 
 
 def deployable(
-    model: nn.Module, output: str = 'predictions', preprocess: bool = False
+    model: BaseModel, output: str = 'predictions', preprocess: bool = False
 ) -> nn.Module:
     """Turn a model into a network that takes images and returns tensors.
 
     Args:
-        model (nn.Module): Model of mmpretrain, mmdet or mmseg, as
+        model (BaseModel): Model of mmpretrain, mmdet or mmseg, as
             :func:`mmghostnetv2.init_model` builds it. It is left in eval mode, and the
             network shares its layers.
         output (str): 'predictions', see :class:`Classifier`, :class:`Detector` and
@@ -464,6 +469,7 @@ def deployable(
     """
     if output not in OUTPUTS:
         raise ValueError(f'output must be one of {OUTPUTS}, got {output!r}')
+    network: Any
     if output == 'features':
         network = Features(model)
     else:

@@ -18,7 +18,8 @@ def before_the_last_layers(model) -> list[str]:
     Returns:
         list[str]: Names of the nodes.
     """
-    names, wanted = [], set()
+    names: list[str] = []
+    wanted: set[str] = set()
     for node in reversed(model.graph.node):
         if wanted.intersection(node.output):
             names.append(node.name)

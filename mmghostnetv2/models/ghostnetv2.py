@@ -1,6 +1,7 @@
 from bisect import bisect
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from ..registry import register_model
 from .dfc_attention import DFCAttention
@@ -82,7 +83,7 @@ class GhostNetV2(GhostNet):
         self.dfc_stages = dfc_stages
         self.dfc_kernel_sizes = (sizes[0], *sizes)
         self.enhance = enhance
-        self.dfc_cfg = dict(
+        self.dfc_cfg: dict[str, Any] = dict(
             scaling=scaling,
             scaling_position=scaling_position,
             down_sampling=down_sampling,

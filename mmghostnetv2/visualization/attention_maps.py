@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +133,8 @@ def full_attention(
     """
     size = features.shape[-2:]
     _check(attention, size, position)
-    channels = torch.arange(attention[4].out_channels, device=features.device)
+    last: Any = attention[4]
+    channels = torch.arange(last.out_channels, device=features.device)
     if channel is not None:
         channels = channels[[channel]]
     total = features.new_zeros(size)
@@ -192,7 +194,7 @@ def _check(attention: DFCAttention, size, position: tuple[int, int]) -> None:
         )
 
 
-def _line(conv: nn.Conv2d, norm: nn.Module, side: int, index: int) -> Tensor:
+def _line(conv: Any, norm: Any, side: int, index: int) -> Tensor:
     """Return the absolute weights of a half-sized line for its pixel ``index``.
 
     They have the shape (C, side / 2).

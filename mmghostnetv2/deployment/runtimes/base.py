@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class Runtime(NamedTuple):
 
     name: str
     title: str
-    open: Callable[[Path | nn.Module, int], Session]
+    open: Callable[[Any, int], Session]
     write: Callable[..., object] | None = None
     format: str = ''
     suffix: str = ''

@@ -30,7 +30,7 @@ def litert_python() -> Path:
     return python
 
 
-def _run_worker(*arguments: object) -> None:
+def _run_worker(*arguments: str | Path) -> None:
     """Run litert_worker.py in its environment; raise with the last line it printed."""
     worker = Path(__file__).with_name('litert_worker.py')
     command = [litert_python(), worker, *arguments]

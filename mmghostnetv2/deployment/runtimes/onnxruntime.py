@@ -1,6 +1,7 @@
 """ONNX Runtime, and the export of networks to ONNX with sizes fixed or free."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,9 @@ def write(
         RuntimeError: The network has an operation that ONNX lacks, or one that takes
             fixed sizes.
     """
-    from onnxscript import opset18 as op
+    import onnxscript
+
+    op: Any = onnxscript.opset18
 
     def suppress(boxes, scores, iou_threshold: float, number: int):
         limit = op.Constant(value_ints=[number])
