@@ -11,15 +11,22 @@ TASK ?= det
 # make test TESTS=tests/test_models ARGS='-k deploy -x'
 TESTS ?= tests
 ARGS ?=
+# What `make check` runs
+UNIT_TESTS = tests/test_models tests/test_checkpoint.py tests/test_registry.py
+# The processes that run the tests, and how they share them: all tests of a file run in
+# the same process and the files start in the order of their names, so that the longest,
+# those in tests/e2e, come first. For a debugger: make test WORKERS=0 ARGS=--pdb
+WORKERS ?= 2
+PYTEST = .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# Without it a process that has to share the cores trains up to 25 times slower: OpenMP's
-# threads wait for each other in a busy loop, by default for very long.
+# Without this, a process that shares the cores with others trains up to 25 times slower,
+# because the threads of OpenMP wait for each other in a busy loop.
 export GOMP_SPINCOUNT ?= 10000
 # mmengine and mim import it, and each process would say so several times.
 export PYTHONWARNINGS ?= ignore:pkg_resources is deprecated as an API:UserWarning
 
 .DEFAULT_GOAL := help
-.PHONY: help setup litert quickstart test lint clean clean-all
+.PHONY: help setup litert quickstart check test ci lint clean clean-all
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -36,15 +43,22 @@ litert: setup  ## build the environment that converts to LiteRT, outside the che
 quickstart: setup  ## train and test a small detector from scratch (TASK=cls or seg)
 	@.venv/bin/python tools/quickstart.py --task $(TASK) $(ARGS)
 
+check: lint  ## check style, types and the networks in two minutes
+	@.venv/bin/mypy
+	@$(PYTEST) $(UNIT_TESTS)
+
 test: setup  ## run the tests (TESTS=tests/test_models, ARGS='-k deploy -x')
-	@.venv/bin/python -m pytest $(TESTS) -ra --durations=15 $(ARGS)
+	@$(PYTEST) $(TESTS) -ra --durations=15 $(ARGS)
+
+ci: check litert  ## run all that has to pass before a change lands
+	@$(PYTEST) tests $(addprefix --ignore=,$(UNIT_TESTS)) -ra --durations=15
 
 lint: setup  ## check style and formatting
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 
 clean:  ## remove results, generated data and build products, not .venv
-	rm -rf work_dirs data/digits data/digit_pairs* build dist .pytest_cache .ruff_cache
+	rm -rf work_dirs data/digits data/digit_pairs* build dist .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 clean-all: clean  ## remove .venv as well

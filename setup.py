@@ -126,6 +126,7 @@ setup(
     # which a folder of that name (a clone in the working directory) would shadow
     package_dir={'': '.'},
     packages=find_packages(include=[f'{NAME}*']),
+    package_data={NAME: ['py.typed']},
     python_requires='>=3.10',
     # torch alone: mmengine and mmcv may come from maintained forks, distributions of
     # other names that keep the import names. The extras ask for the originals.

@@ -201,7 +201,7 @@ def test_steps(monkeypatch, capsys, fake):
     names = re.findall(r' -rrequirements/(\w+)\.txt', libraries)
     assert names == ['build', 'torch', 'stack', 'tests']
     assert opencv.endswith('import cv2')
-    assert mmcv.endswith(f' install --no-deps --force-reinstall {wheel}')
+    assert mmcv.endswith(f' --no-deps --force-reinstall {wheel}')
     assert operators.endswith(f'{setup_env.CHECK_OPS} cpu')
     assert '--no-deps' in project and project.endswith('openmim.txt -e .')
 
@@ -259,7 +259,7 @@ def test_litert(monkeypatch, fake):
     assert setup_env.main(['--litert']) == 0
     libraries, check = fake.commands
     assert libraries.startswith(f'{venv}/bin/python -m pip ')
-    assert libraries.endswith(' install -rrequirements/litert.txt')
+    assert libraries.endswith(' install --no-compile -rrequirements/litert.txt')
     assert check.startswith(f'{venv}/bin/python ') and check.endswith('litert_torch')
     monkeypatch.setattr(setup_env, 'probe', lambda venv: None)
     made = []
