@@ -3,14 +3,14 @@
 Example:
     python3.11 tools/setup_env.py --venv .venv
 
-``make setup`` and ``make litert`` call this. Nobody maintains the OpenMMLab 2.x
-releases against a current torch, so mmcv's operators are compiled here, once, against
-the torch that was just installed. The wheel is kept outside the checkout, in
-$MMGHOSTNETV2_CACHE (else the user's cache folder), and serves every later environment.
-A rerun goes on where the last one stopped, and ends at once where nothing changed.
+``make setup`` and ``make litert`` call this script. Nobody maintains the OpenMMLab 2.x
+releases against a current torch, so the script compiles mmcv's operators once, against
+the torch that it has just installed. It keeps the wheel outside the checkout, in
+$MMGHOSTNETV2_CACHE or the user's cache folder, and uses it for every later environment.
+A second run continues where the first one stopped, and does nothing if nothing changed.
 
-Standard library only, and syntax of Python 3.6: it has to start on an old Python to
-tell its user which one is needed.
+The script uses only the standard library and the syntax of Python 3.6, so that it
+starts on an old Python and can say which version is needed.
 """
 
 import argparse
@@ -36,15 +36,15 @@ PROJECT = 'mmghostnetv2'
 SUPPORTED = ((3, 11), (3, 12))
 STAMP = '.mmghostnetv2-setup'  # in the environment: its fingerprint, then FORCE_CUDA
 AGAIN = ' Then run the same command again; finished steps are kept.'
-# Byte-compiling takes three quarters of the time of an installation, and Python compiles
-# what it imports by itself.
+# Byte-compiling takes three quarters of an installation's time, and Python itself
+# compiles what it imports.
 INSTALL = 'install', '--no-compile'
-say = functools.partial(print, flush=True)  # at once, also into a pipe
+say = functools.partial(print, flush=True)  # a pipe gets each line at once, too
 
-# What the output of a failed command says, and the remedy. The first match counts.
+# Patterns in the output of a failed command, and the remedies. The first match counts.
 TROUBLES = {
     r'No space left on device|Disk quota exceeded': 'the disk is full. Free some space '
-    '(the environment takes about 6 GB), or lead temporary files and downloads to '
+    '(the environment takes about 6 GB), or put temporary files and downloads on '
     'another disk with TMPDIR and PIP_CACHE_DIR.',
     r'[Nn]ame resolution|NameResolutionError|NewConnectionError|ProxyError|'
     r'ConnectTimeoutError|ReadTimeoutError|Network is unreachable|SSLError|'
@@ -52,13 +52,14 @@ TROUBLES = {
     'reached. Check the network and the proxy settings (HTTPS_PROXY, pip config list).',
     r'Killed signal terminated program|MemoryError|exit code: -9\b': 'the machine ran '
     'out of memory. Set MAX_JOBS=1 in front of the command.',
-    # not those of torch and CUDA: it is a wheel made for another torch that lacks them
+    # Libraries of torch and CUDA are missing for another reason: a wheel that was made
+    # for another torch.
     r'\blib(?!c10|torch|cu|nv)[\w.+-]+: cannot open shared object file': 'OpenCV needs '
     'libraries of the system. Install them (Debian, Ubuntu: sudo apt install libgl1 '
     'libglib2.0-0 libxcb1).',
 }
 
-# The CUDA version torch was built with, and the architectures of the GPUs it sees.
+# Prints torch's CUDA version and the architectures of the GPUs that torch sees.
 ASK_TORCH = """
 import torch
 gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
@@ -66,7 +67,7 @@ names = {'sm%d%d' % torch.cuda.get_device_capability(gpu) for gpu in gpus}
 print(torch.version.cuda, *sorted(names))
 """
 
-# Load mmcv's compiled operators and run one whose answer is known.
+# Loads mmcv's compiled operators and runs one whose answer is known.
 CHECK_OPS = """
 import sys, torch, mmcv._ext
 from mmcv.ops import get_compiling_cuda_version, nms
@@ -81,7 +82,7 @@ for device in ['cpu', 'cuda'] if cuda and torch.cuda.is_available() else ['cpu']
 
 
 class SetupError(Exception):
-    """What went wrong and what to do about it, in words for the user."""
+    """Tells the user what went wrong and what to do about it."""
 
 
 class CommandFailed(SetupError):
@@ -109,7 +110,7 @@ def output_of(*command):
 
 
 def remedy(text):
-    """Return what to do about a trouble that ``text`` tells of, None if unknown."""
+    """Return the remedy for a problem described in ``text``, None if it is unknown."""
     for pattern, advice in TROUBLES.items():
         found = re.search(pattern, text)
         if found:
@@ -118,10 +119,10 @@ def remedy(text):
 
 
 def run(venv, *command, **env):
-    """Run a long command: its output to the log, its last line and time on screen.
+    """Run a long command, write its output to the log, and show its last line and time.
 
-    It gets a process group of its own, so that an interrupt also ends the compilers
-    it started.
+    The command gets a process group of its own, so that an interrupt also ends the
+    compilers that it started.
     """
     log, began = venv / 'setup.log', time.monotonic()
     start = len(read(log))
@@ -146,7 +147,7 @@ def run(venv, *command, **env):
                 say(clear + text[: shutil.get_terminal_size().columns - 1], end=end)
     finally:
         if process.poll() is None:
-            # politely at first: pip removes its temporary folders
+            # First an interrupt, so that pip removes its temporary folders.
             os.killpg(process.pid, signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=10)
@@ -173,7 +174,7 @@ def lock(folder):
 
 
 def check_python():
-    """Refuse what torch or mmcv do not build for."""
+    """Raise on systems and Python versions that torch or mmcv do not support."""
     if sys.platform != 'linux':
         raise SetupError('the environment can be built on Linux only.')
     if sys.version_info[:2] not in SUPPORTED:
@@ -184,7 +185,7 @@ def check_python():
 
 
 def check_disk(folder, gigabytes):
-    """Say so before a download of several GB and not in the midst of it."""
+    """Raise if too little space is free, before a download of several GB begins."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 1e9
@@ -196,7 +197,7 @@ def check_disk(folder, gigabytes):
 
 
 def check_compiler(python):
-    """Try what compiling mmcv takes: a C++17 compiler and Python's headers."""
+    """Raise if mmcv cannot be compiled: it needs C++17 and Python's headers."""
     code = 'import sysconfig; print(sysconfig.get_paths()["include"])'
     headers = output_of(python, '-I', '-c', code)
     compiler = os.environ.get('CXX') or 'c++'
@@ -219,7 +220,7 @@ def check_compiler(python):
 
 
 def check_before(venv, version):
-    """Say what is bound to fail later before anything is downloaded."""
+    """Raise before the download if a later step is bound to fail."""
     if dists(venv, 'torch-' + pin('torch')):
         check_disk(venv, 2)
     else:
@@ -233,8 +234,8 @@ def check_before(venv, version):
 def probe(venv):
     """Return the Python version of ``venv``, or None if it is unusable.
 
-    Unusable: its interpreter is gone or fails (Python upgraded, creation cut off) or
-    is not supported, or the folder was moved and its scripts point elsewhere.
+    It is unusable if its interpreter is missing, fails or is not supported, or if the
+    folder was moved, because its scripts then point to the old place.
     """
     code = 'import pip, sys; print(*sys.version_info[:3])'
     answer = output_of(venv / 'bin/python', '-I', '-c', code) or ''
@@ -253,10 +254,12 @@ def make_venv(venv):
         )
     if venv.is_symlink() or venv.exists():
         if not (venv / 'pyvenv.cfg').is_file():
-            raise SetupError(f'{venv} is no virtual environment. Move it away.{AGAIN}')
-        say('      it was cut off or moved, or its Python is gone: building it anew')
+            raise SetupError(
+                f'{venv} is not a virtual environment. Move it away.{AGAIN}'
+            )
+        say('      it is incomplete or was moved, or its Python is gone: rebuilding it')
         shutil.rmtree(venv)
-    # not sys.executable: that may lie in the very folder just removed
+    # sys.executable may lie in the folder that was just removed.
     base = getattr(sys, '_base_executable', sys.executable)
     output_of(base, '-m', 'venv', venv)
     version = probe(venv)
@@ -271,10 +274,10 @@ def dists(venv, name='*'):
 
 
 def pip(venv, *args, **env):
-    """Run the environment's pip, after removing what a killed one left behind.
+    """Run the environment's pip, after removing what a killed pip left behind.
 
-    It renames to ~* what it is about to remove, and writes INSTALLER and RECORD last:
-    without them it would still take a distribution for installed.
+    pip renames to ~* what it is about to remove, and writes INSTALLER and RECORD last.
+    It would take a distribution without these files for installed.
     """
     torn = set(venv.glob('lib/python3*/site-packages/~*'))
     for name in 'INSTALLER', 'RECORD':
@@ -286,16 +289,16 @@ def pip(venv, *args, **env):
 
 
 def cache():
-    """Return the folder of what every checkout and environment shares."""
+    """Return the folder that all checkouts and environments share."""
     caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
     root = os.environ.get('MMGHOSTNETV2_CACHE') or os.path.join(caches, PROJECT)
     return Path(root).expanduser().absolute()
 
 
 def wheel_folder(ops, version):
-    """Return where the wheel of mmcv is kept, by all its machine code depends on.
+    """Return the folder of mmcv's wheel, named after all that its code depends on.
 
-    Outside the checkout: a later clone or a new environment needs no compiler.
+    It is outside the checkout, so that a later clone needs no compiler.
     """
     key = f'mmcv{pin("mmcv")}-cp{version[0]}{version[1]}-torch{pin("torch")}-{ops}'
     key += f'-{sys.platform}-{platform.machine()}'
@@ -305,8 +308,8 @@ def wheel_folder(ops, version):
 def find_cuda():
     """Return (home, major version) of a CUDA toolkit, or (None, None).
 
-    An nvcc in PATH may be a mere wrapper, and a toolkit may be nvcc alone: cusparse.h,
-    which torch's headers include, tells a complete one.
+    The nvcc in PATH may be a wrapper, and a toolkit may consist of nvcc alone. A
+    complete toolkit has cusparse.h, which torch's headers include.
     """
     usual = '/usr/local/cuda'
     nvcc = Path(shutil.which('nvcc') or usual + '/bin/nvcc')
@@ -322,8 +325,8 @@ def find_cuda():
 def choose_ops(venv, force):
     """Return which operators to compile: 'cpu' or, for example, 'cu130-sm90'.
 
-    CUDA's take a GPU (FORCE_CUDA, mmcv's own switch, overrules: 1 or 0) and a toolkit
-    of the major version that torch was built with; torch insists on that.
+    CUDA operators need a GPU, unless FORCE_CUDA (mmcv's own switch, 1 or 0) decides,
+    and a toolkit of the major version that torch was built with.
     """
     answer = output_of(venv / 'bin/python', '-I', '-c', ASK_TORCH)
     if answer is None:
@@ -348,7 +351,7 @@ def choose_ops(venv, force):
 
 
 def max_jobs():
-    """Return how many compilers may run at once: by cores, and 2 GB for each."""
+    """Return how many compilers may run at once: one a core, with 2 GB for each."""
     free = re.findall(r'MemAvailable: *(\d+)', read(Path('/proc/meminfo')))
     limit = re.findall(r'^\d+', read(Path('/sys/fs/cgroup/memory.max')))
     memory = [int(x) >> 20 for x in free] + [int(x) >> 30 for x in limit]
@@ -357,19 +360,19 @@ def max_jobs():
 
 
 def build_wheel(venv, folder, ops):
-    """Compile mmcv into a wheel in ``folder``; only a finished one gets there."""
+    """Compile mmcv into a wheel, and move it into ``folder`` when it is finished."""
     check_compiler(venv / 'bin/python')
     folder.mkdir(parents=True, exist_ok=True)
     check_disk(folder, 1)
     check_disk(Path(tempfile.gettempdir()), 2)
     jobs = max_jobs()
-    # mmcv compiles for CUDA by itself where it sees a GPU: hide it from 'cpu'
+    # mmcv compiles for CUDA if it sees a GPU, so hide the GPU.
     env = {'FORCE_CUDA': '0', 'CUDA_VISIBLE_DEVICES': ''}
     note = 'on 2 cores it takes 5 to 10 minutes'
     if ops != 'cpu':
         env = {'FORCE_CUDA': '1', 'CUDA_HOME': find_cuda()[0]}
-        note = 'should it fail: FORCE_CUDA=0 in front of the command, once, for the CPU'
-    # Python's own flags ask for debug symbols, which take half of the time
+        note = 'if it fails, put FORCE_CUDA=0 in front of the command once, for the CPU'
+    # Python's own flags ask for debug symbols, which take half of the time.
     for name in 'CFLAGS', 'CXXFLAGS':
         env[name] = os.environ.get(name, '') + ' -g0 -w'
     say(f'      compiling the {ops} operators, once, {jobs} at a time; {note}')
@@ -383,11 +386,11 @@ def build_wheel(venv, folder, ops):
 
 
 def install_mmcv(venv, version, force):
-    """Install mmcv with operators that run against the torch that is there."""
+    """Install mmcv with operators that run with the installed torch."""
     ops = choose_ops(venv, force)
     folder = wheel_folder(ops, version)
     check = [venv / 'bin/python', '-I', '-c', CHECK_OPS, ops]
-    # pip notes there which wheel it installed
+    # pip writes into direct_url.json which wheel it installed.
     sources = [read(x / 'direct_url.json') for x in dists(venv, 'mmcv-*')]
     if f'/{folder.name}/' in ''.join(sources) and output_of(*check) is not None:
         return
@@ -400,12 +403,12 @@ def install_mmcv(venv, version, force):
         except CommandFailed as error:
             wheel.unlink()
             if not kept:
-                raise SetupError(f'mmcv compiled, yet does not run: {error}') from None
-            say(f'      the kept {wheel.name} does not run here: compiling anew')
+                raise SetupError(f'mmcv was compiled but fails: {error}') from None
+            say(f'      the kept {wheel.name} does not run here: compiling it again')
 
 
 def fingerprint(venv, version, force):
-    """Return a hash of what the environment was made from, and of what is in it."""
+    """Return a hash of the environment's sources and of what it contains."""
     files = sorted((ROOT / 'requirements').glob('*.txt'))
     files += [ROOT / 'setup.py', ROOT / PROJECT / 'version.py', Path(__file__)]
     facts = [read(path) for path in files] + [path.name for path in dists(venv)]
@@ -418,7 +421,7 @@ def setup(venv):
     """Bring the environment to the pinned state, step by step."""
     version = probe(venv)
     done, _, force = read(venv / STAMP).partition('\n')
-    # a choice holds for the plain runs that follow; an empty FORCE_CUDA ends it
+    # A choice holds for later runs without FORCE_CUDA; an empty FORCE_CUDA ends it.
     force = os.environ.get('FORCE_CUDA', force)
     if version and done == fingerprint(venv, version, force):
         return
@@ -431,19 +434,19 @@ def setup(venv):
     say('[2/4] torch, OpenMMLab libraries, test tools')
     names = 'build', 'torch', 'stack', 'tests'
     pip(venv, *INSTALL, *[f'-rrequirements/{name}.txt' for name in names])
-    # mmcv imports it: what it lacks is told now and not after compiling
+    # mmcv imports cv2. If system libraries are missing, say so before compiling.
     run(venv, venv / 'bin/python', '-I', '-c', 'import cv2')
     say(f'[3/4] mmcv {pin("mmcv")}')
     install_mmcv(venv, version, force)
     say(f'[4/4] openmim; {PROJECT}, editable')
-    # openmim without its dependencies: see requirements/openmim.txt
+    # Without dependencies, see requirements/openmim.txt.
     options = ['--no-deps', '--no-build-isolation', '--use-pep517']
     pip(venv, *INSTALL, *options, '-rrequirements/openmim.txt', '-e', '.')
     (venv / STAMP).write_text(fingerprint(venv, version, force) + '\n' + force)
 
 
 def setup_litert(venv):
-    """Build the environment that converts to LiteRT, or what is missing from it."""
+    """Build the environment that converts to LiteRT, or install what is missing."""
     version = probe(venv)
     check_disk(venv, 2 if version else 8)
     say(f'[1/2] virtual environment {venv}')
@@ -489,10 +492,10 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    # with PYTHONPATH (ROS sets it), packages from elsewhere would count as installed
+    # With PYTHONPATH, which ROS sets, packages from elsewhere would count as installed.
     for name in 'PYTHONPATH', 'PYTHONHOME':
         os.environ.pop(name, None)
-    # a terminated run cleans up and ends its compilers, as an interrupted one does
+    # A terminated run cleans up and ends its compilers, as an interrupted run does.
     for number in signal.SIGTERM, signal.SIGHUP:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, signal.default_int_handler)

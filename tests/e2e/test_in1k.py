@@ -72,6 +72,7 @@ def options(work_dir, data) -> list[str]:
         str(work_dir),
         '--cfg-options',
         'train_cfg.max_epochs=3',
+        'train_cfg.val_interval=3',
         'default_hooks.logger.interval=1',
         'randomness.seed=0',
         *data,

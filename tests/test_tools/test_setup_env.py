@@ -166,7 +166,7 @@ def test_what_is_no_venv_is_not_deleted(capsys, tmp_path):
     (tmp_path / 'thesis.tex').write_text('years of work')
     keep_wheel(sys.version_info)
     assert setup_env.main(['--venv', str(tmp_path)]) == 1
-    assert 'no virtual environment' in capsys.readouterr().err
+    assert 'not a virtual environment' in capsys.readouterr().err
     assert (tmp_path / 'thesis.tex').read_text() == 'years of work'
 
 
