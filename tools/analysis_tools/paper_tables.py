@@ -17,7 +17,6 @@ either, and paper_tables.yml gives no reason; or if a reason there is not needed
 """
 
 import csv
-import json
 import re
 import shlex
 import sys
@@ -26,15 +25,14 @@ from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
-import timm
 import torch
 import yaml
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from mmpretrain import get_model
 
-from mmghostnetv2 import config_path
 from mmghostnetv2.analysis import (
+    build_network,
     build_runner,
     count,
     describe_machine,
@@ -66,22 +64,18 @@ REFERENCE, REFERENCE_MS = 'ghostnet_100_in1k', 31.1
 
 def build(row: dict):
     """Build a row's network, without weights."""
+    if 'options' not in row:
+        return build_network(row['network'])
     source, _, name = row['network'].rpartition(':')
-    options = row.get('options', {})
-    if not source:
-        return get_model(config_path(name))
     if source == 'mmpretrain':
-        return get_model(name, **options)
-    if source == 'timm':
-        return timm.create_model(name).eval()
-    # timm has no model of this width by name
-    return getattr(import_module(source), name)(**options).eval()
+        return get_model(name, **row['options'])
+    # timm has no model of this width by name.
+    return getattr(import_module(source), name)(**row['options']).eval()
 
 
 def key(row: dict) -> str:
     """Name the network of a row; rows of the same network have the same name."""
-    options = row.get('options')
-    return row['network'] + (f' {json.dumps(options)}' if options else '')
+    return f'{row["network"]} {row.get("options", "")}'.strip()
 
 
 def deviates(cost: float, paper: float) -> bool:
@@ -233,14 +227,13 @@ def plot_accuracy(path: Path, rows: list[dict], runtime: str | None) -> None:
                 families.setdefault(row['model'].split()[0], []).append(row)
         for family, members in families.items():
             own = family.startswith('GhostNet')
-            style = dict(
-                marker='o', linewidth=2.5 if own else 1, zorder=3 if own else 2
-            )
             axes.plot(
                 [x(row) for row in members],
                 [row['top1'] for row in members],
+                'o-',
                 label=family,
-                **style,
+                linewidth=2.5 if own else 1,
+                zorder=3 if own else 2,
             )
         if i == 1:
             cited = [row for row in rows if 'network' not in row]
