@@ -30,10 +30,10 @@ RUNNERS = _child(roots.RUNNERS)
 
 
 def register(registry: Registry, name: str | None = None) -> Callable[[T], T]:
-    """Make a decorator that registers a class or a function.
+    """Make a decorator that registers a class or a function under both names.
 
-    It is registered in ``registry``, for the name with the scope, and in mmengine's
-    root, where every library looks for a bare name that its own registry lacks.
+    The bare name is registered in mmengine's root, where every library looks for a name
+    that its own registry lacks.
 
     Args:
         registry (Registry): One of this module.
@@ -51,9 +51,7 @@ def register(registry: Registry, name: str | None = None) -> Callable[[T], T]:
     return decorator
 
 
-def register_model(cls: T) -> T:
-    """Register the class of a network, a layer or a head."""
-    return register(MODELS)(cls)
+register_model = register(MODELS)  # of networks, layers and heads
 
 
 def _register_lazily(registry: Registry, name: str, module: str) -> None:

@@ -4,9 +4,10 @@ import io
 import os
 import pickle
 import re
-import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -161,12 +162,12 @@ def test_progress_bar(terminal, served, tmp_path, monkeypatch):
     assert ('100%' in sys.stderr.getvalue()) == terminal
 
 
-def test_two_processes_download(served, tmp_path):
+def test_two_processes_download(run_script, served, tmp_path):
     """Neither waits for the other where the download fails: both say why."""
     torch.save({'a': torch.ones(1)}, tmp_path / 'weights.pth')
-    code = f"""
+    script = tmp_path / 'process.py'
+    script.write_text(f"""
 import sys
-sys.modules['mmpretrain'] = None  # saves time
 from torch import distributed
 from mmghostnetv2.checkpoint import load_from_url
 store = distributed.FileStore({str(tmp_path / 'store')!r}, 2)
@@ -178,18 +179,9 @@ try:
 except OSError as error:
     print('raised', error)
 distributed.destroy_process_group()
-"""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, '-c', code, str(rank)], stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+""")
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(partial(run_script, script), range(2)))
     for output in outputs:
         assert "loaded {'a': tensor([1.])}" in output
         assert re.search(f'raised cannot download {served}none.pth: .*404', output)

@@ -3,6 +3,8 @@
 The files hold timm's network with random weights, in every layout they come in.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from .test_models.conftest import randomise
 
 pytest.importorskip('timm', reason='the peer of these tests')
 pytest.importorskip('mmpretrain', reason='needs mmpretrain')
+import mmpretrain
 import timm
 from mmpretrain import ImageClassificationInferencer, get_model, list_models
 
@@ -29,9 +32,9 @@ def released_file(peer, path):
 
 
 def make_peer(name):
-    """Build timm's network: random weights, the running statistics that they cause.
+    """Build timm's network with random weights and the statistics of their features.
 
-    With others a picture's signal would fade on its way to the logits.
+    With other running statistics the logits would hardly depend on the picture.
     """
     torch.manual_seed(0)
     peer = randomise(timm.create_model(name)).train()
@@ -53,13 +56,13 @@ def assert_same_logits(model, peer):
     with torch.no_grad():
         expected = peer(images)
         logits = model(images)
-    assert (expected[0] - expected[1]).abs().max() > 0.1  # it is not blind
+    assert (expected[0] - expected[1]).abs().max() > 0.1  # the images matter
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', [f'ghostnetv2_{width}' for width in (100, 130, 160)])
 def test_hub(name, served, tmp_path):
-    """By both names; the link's file name is that of the width."""
+    """By both names; the file in the link is the one of the same width."""
     peer = make_peer(name)
     released_file(peer, tmp_path / f'ck_ghostnetv2_{name[-3:-1]}.pth.tar')
     here = (r'https://.*/', served)
@@ -122,7 +125,7 @@ def test_other_files_are_left_alone(strangers, peer, tmp_path):
 
 
 def test_fine_tuning_with_other_classes(peer, tmp_path, capsys):
-    """All but the last layer is loaded, and that it is not is said."""
+    """All but the last layer is loaded, and the log names that layer."""
     released_file(peer, tmp_path / 'ck_ghostnetv2_10.pth.tar')
     options = dict(head=dict(num_classes=10, topk=(1,)))
     torch.manual_seed(2)
@@ -176,7 +179,7 @@ def test_inferencer(peer, pictures, served, tmp_path):
         assert isinstance(result['pred_class'], str)
 
 
-def test_mim_test(mim, peer, pictures, served, tmp_path):
+def test_mmpretrain_tests_them(run_script, peer, pictures, served, tmp_path):
     """Two pictures labelled as timm sees them, one as its third guess, one wrongly."""
     released_file(peer, tmp_path / 'ck_ghostnetv2_10.pth.tar')
     ranking = timm_scores(peer, pictures).argsort(1, descending=True)
@@ -189,9 +192,9 @@ def test_mim_test(mim, peer, pictures, served, tmp_path):
             for path, label in zip(pictures, labels, strict=True)
         )
     )
-    output = mim(
-        'test', 'mmpretrain', CONFIG,
-        '--checkpoint', served + 'ck_ghostnetv2_10.pth.tar', '--work-dir', tmp_path,
+    output = run_script(
+        Path(mmpretrain.__file__).with_name('.mim') / 'tools' / 'test.py', CONFIG,
+        served + 'ck_ghostnetv2_10.pth.tar', '--work-dir', tmp_path,
         '--cfg-options', f'test_dataloader.dataset.data_root={root}',
         'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False',
     )  # fmt: skip

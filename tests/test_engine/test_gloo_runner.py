@@ -83,40 +83,38 @@ def test_with_a_gpu_mmengine_creates_the_group(environ, tmp_path):
     assert not distributed.is_initialized()
 
 
-def test_only_the_runner_joins_processes():
+def test_only_the_runner_joins_processes(tmp_path):
     """Imports and configs do not; the group is left before the process ends."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
     values = dict(zip(RENDEZVOUS, ('1', '0', '127.0.0.1', port), strict=True))
-    code = (
-        'import atexit, pkgutil, sys, tempfile\n'
-        'from torch import distributed\n'
-        'atexit.register(lambda: print(distributed.is_initialized()))\n'
-        'sys.modules["mmpretrain"] = None  # saves time\n'
-        'from mmengine.config import Config\n'
-        'from mmengine.registry import RUNNERS\n'
-        'import mmghostnetv2.engine as engine\n'
-        'for module in pkgutil.iter_modules(engine.__path__, engine.__name__ + "."):\n'
-        '    if not module.name.endswith("ema_hook"):  # needs mmpretrain\n'
-        '        __import__(module.name)\n'
-        f'config = Config.fromfile({str(CONFIG)!r})\n'
-        'print(distributed.is_initialized())\n'
-        'config.model = dict(type="torch.nn.Linear", in_features=1, out_features=1)\n'
-        'config.update(launcher="pytorch", work_dir=tempfile.mkdtemp())\n'
-        'RUNNERS.build(config)\n'
-        'print(distributed.get_backend())\n'
-    )
-    done = subprocess.run(
+    code = f"""
+import atexit, pkgutil, sys
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from torch import distributed
+
+atexit.register(lambda: print(distributed.is_initialized()))
+sys.modules['mmpretrain'] = None  # saves time
+import mmghostnetv2.engine as engine
+for module in pkgutil.iter_modules(engine.__path__, engine.__name__ + '.'):
+    if not module.name.endswith('ema_hook'):  # needs mmpretrain
+        __import__(module.name)
+config = Config.fromfile({str(CONFIG)!r})
+print(distributed.is_initialized())
+config.model = dict(type='torch.nn.Linear', in_features=1, out_features=1)
+config.update(launcher='pytorch', work_dir={str(tmp_path)!r})
+RUNNERS.build(config)
+print(distributed.get_backend())
+"""
+    printed = subprocess.check_output(
         [sys.executable, '-c', code],
         env=os.environ | values | {'CUDA_VISIBLE_DEVICES': ''},
-        capture_output=True,
         text=True,
-        check=True,
-    )
+    ).splitlines()
     words = ('False', 'True', 'gloo')
-    printed = [line for line in done.stdout.splitlines() if line in words]
-    assert printed == ['False', 'gloo', 'False']
+    assert [word for word in printed if word in words] == ['False', 'gloo', 'False']
 
 
 def test_sync_bn_trains(group, tmp_path):
