@@ -79,7 +79,7 @@ def export_model(
     network = deployable(fold_norms(deepcopy(model)), output, preprocess)
     pixels = sample_pixels(size, image)
     images = torch.from_numpy(network_input(model, pixels, preprocess))
-    assert runtime.write  # all runtimes that have a suffix write files
+    assert runtime.write is not None  # all runtimes that have a suffix write files
     runtime.write(network, images, path, **(dict(dynamic=True) if dynamic else {}))
     meta = describe(model, network, output, images.shape, dynamic, checkpoint)
     save_metadata(meta, path)
