@@ -134,8 +134,7 @@ def test_growth(tool):
 
 
 def test_memory(run, tmp_path):
-    pytest.importorskip('onnxruntime')
-    argv = ['--runtime', 'onnxruntime', '--images', '1x96', '--rounds', '2', '--memory']
+    argv = ['--images', '1x96', '--rounds', '2', '--memory']
     header, rows = run(OURS, f'{OURS}+backbone', *argv)
     assert header[-1] == 'peak memory, MB'
     classifier, backbone = (float(row['megabytes']) for row in read_csv(tmp_path))
