@@ -1,15 +1,11 @@
-"""MobileNetV2 with attention; needs mmpretrain.
-
-A config that uses it names this module in ``custom_imports``.
-"""
+"""MobileNetV2 with attention; its users need mmpretrain."""
 
 from mmpretrain.models import MobileNetV2
 from torch import Tensor, nn
 
 from .models.dfc_attention import check_choice
 from .models.fold_norms import fold_norms
-from .models.packed_conv import pack_convs
-from .registry import MODELS
+from mmengine.registry import MODELS
 
 POSITIONS = ('expanded', 'output')
 
@@ -28,7 +24,6 @@ class GatedExpansion(nn.Sequential):
         return projection(depthwise(attention(x, expanded)))
 
 
-@MODELS.register_module()
 class MobileNetV2Attention(MobileNetV2):
     """mmpretrain's MobileNetV2 with attention in every block (paper, Table 4).
 
@@ -45,7 +40,7 @@ class MobileNetV2Attention(MobileNetV2):
         kwargs: As in mmpretrain's MobileNetV2; outputs are its, too.
 
     Raises:
-        ValueError: ``position`` is none of its choices.
+        ValueError: ``position`` is not one of its choices.
         TypeError: The layer cannot gate the expanded features.
 
     Example:
@@ -71,8 +66,8 @@ class MobileNetV2Attention(MobileNetV2):
             self.switch_to_deploy()
 
     def switch_to_deploy(self) -> None:
-        """Fold the batch norms and pack the convolutions, as GhostNet's does."""
-        pack_convs(fold_norms(self))
+        """Fold the batch norms into the convolutions, for inference."""
+        fold_norms(self)
 
     def make_layer(self, *args, **kwargs) -> nn.Sequential:
         """Build the parent's blocks and add the attention to each."""

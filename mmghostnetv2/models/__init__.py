@@ -5,7 +5,6 @@ from .fold_norms import fold_norms
 from .ghost_module import GhostBottleneck, GhostModule
 from .ghostnet import GhostNet
 from .ghostnetv2 import GhostNetV2
-from .packed_conv import PackedConv2d, pack_convs
 from .self_attention import GhostNetSelfAttention, SelfAttention
 from .squeeze_excite import SqueezeExcite
 
@@ -18,9 +17,7 @@ __all__ = [
     'GhostNet',
     'GhostNetSelfAttention',
     'GhostNetV2',
-    'PackedConv2d',
     'SelfAttention',
     'SqueezeExcite',
     'fold_norms',
-    'pack_convs',
 ]

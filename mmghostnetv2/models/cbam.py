@@ -2,20 +2,21 @@ import torch
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from ..registry import MODELS
+from ..registry import register_model
 from .squeeze_excite import make_divisible
 
 
-@MODELS.register_module()
+@register_model
 class CBAM(nn.Module):
     """Convolutional block attention module (https://arxiv.org/abs/1807.06521).
 
-    Gates the channels, then the positions, each by what average and maximum say.
+    It gates first the channels, then the positions, each based on the average and the
+    maximum over the other dimensions.
 
     Args:
         in_channels (int): Channels of input and output.
         ratio (float): Reduced channels over ``in_channels``, rounded to multiples of 4.
-        kernel_size (int): Kernel size of the convolution over positions; odd.
+        kernel_size (int): Kernel size of the convolution that gates positions; odd.
         norm_cfg (dict): Config of the normalisation layer.
     """
 

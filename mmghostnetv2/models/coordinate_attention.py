@@ -2,18 +2,18 @@ import torch
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from ..registry import MODELS
+from ..registry import register_model
 
 
-@MODELS.register_module()
+@register_model
 class CoordinateAttention(nn.Module):
     """Coordinate attention, CA (https://arxiv.org/abs/2103.02907).
 
-    Gates each position by what the mean of its row and that of its column say.
+    It gates each position based on the mean of its row and the mean of its column.
 
     Args:
         in_channels (int): Channels of input and output.
-        ratio (float): Reduced channels over ``in_channels``; there are eight at least.
+        ratio (float): Reduced channels over ``in_channels``; at least eight.
         norm_cfg (dict): Config of the normalisation layer.
     """
 

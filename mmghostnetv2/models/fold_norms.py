@@ -1,20 +1,20 @@
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from mmcv.cnn import Conv2d, ConvModule
 from mmengine.model.utils import _BatchNormXd
-from mmengine.registry import MODELS
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ..registry import MODELS as OWN_MODELS
-from .ghost_module import DepthwiseConcat
-from .packed_conv import PackedConv2d, pack_convs
+from ..registry import MODELS, register
 
-# What subclasses of these compute is not known: one normalises its weights, another
-# has an activation.
-CONVS = (nn.Conv2d, Conv2d, DepthwiseConcat, PackedConv2d)
+# Only these exact types are folded. A subclass may compute something else: one
+# normalises its weights, another one has an activation. mmengine has no public name for
+# _BatchNormXd, the class that its revert_sync_batchnorm puts in the place of SyncBN.
+CONVS = (nn.Conv2d, Conv2d)
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm, _BatchNormXd)
 
 
@@ -22,65 +22,70 @@ def _is_followed_by_norm(order: Sequence[str]) -> bool:
     return order.index('norm') == order.index('conv') + 1
 
 
-def _are_foldable(conv: nn.Module | None, norm: nn.Module | None) -> bool:
+def _are_foldable(conv: Any, norm: Any) -> bool:
     return (
         type(conv) in CONVS
         and type(norm) in NORMS
         and norm.running_mean is not None
         and norm.num_features == conv.out_channels
-        and 'weight' in conv._parameters  # not made at each call, as by spectral norm
-        and not getattr(conv, 'relu', False)  # of a packed one
+        # A weight that is computed at each call, as by spectral norm, is no parameter.
+        and 'weight' in dict(conv.named_parameters(recurse=False))
     )
 
 
 @torch.no_grad()
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
-    """Give a convolution its norm; in double precision, so that it is rounded once."""
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    shift = -norm.running_mean * scale
-    if norm.affine:
-        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
-    if conv.bias is not None:
-        shift += scale * conv.bias
-    weight = conv.weight * scale.view(-1, 1, 1, 1)
+def _fold(conv: Any, norm: Any) -> None:
+    """Fold a norm into a convolution, in double precision to round only once."""
+    parts: Any = (
+        None if value is None else value.double()
+        for value in (
+            conv.weight,
+            conv.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.weight,
+            norm.bias,
+        )
+    )
+    weight, bias, mean, var, gamma, beta = parts
+    fused = fuse_conv_bn_weights(weight, bias, mean, var, norm.eps, gamma, beta)
+    is_trained = conv.weight.requires_grad  # frozen parameters stay frozen
     conv.weight, conv.bias = (
-        nn.Parameter(value.to(conv.weight.dtype)) for value in (weight, shift)
+        nn.Parameter(value.to(conv.weight.dtype), is_trained) for value in fused
     )
 
 
 def fold_norms(module: nn.Module) -> nn.Module:
     """Fold batch norms into the convolutions before them, for inference.
 
-    Convolutions get weights and biases that do what their norms did. All is left in
-    eval mode. Other norms, and batch norms behind anything else, stay, subclasses of
-    both among them, which may compute something of their own.
+    The weights and biases of the convolutions take over what the norms did. Everything
+    is left in eval mode. Other norms, batch norms behind other layers, and subclasses
+    of convolutions and batch norms stay as they are.
 
     Heads such as RTMDet's apply one convolution with another norm on each level. It
-    becomes one convolution a level.
+    becomes one convolution for each level.
 
     Args:
-        module (nn.Module): Any network, changed in place. A batch norm is taken to
-            belong to the convolution registered right before it in the same module, as
-            everywhere in mmpretrain, mmdet and mmseg, except where the ``order`` of
+        module (nn.Module): Any network; it is changed in place. A batch norm is taken
+            to belong to the convolution registered right before it in the same module,
+            as everywhere in mmpretrain, mmdet and mmseg, except where the ``order`` of
             mmcv's ConvModule says otherwise.
 
     Returns:
         nn.Module: ``module`` itself.
     """
     seen = set()
-    for parent in module.modules():
-        # not named_children(), which leaves out what it has met
-        for name, child in parent._modules.items():
-            if type(child) in CONVS:
-                if child in seen:
-                    setattr(parent, name, deepcopy(child))
-                seen.add(child)
-    module.eval()  # mmpretrain's returns None
+    for name, child in list(module.named_modules(remove_duplicate=False)):
+        if type(child) in CONVS:
+            if child in seen:
+                module.set_submodule(name, deepcopy(child))
+            seen.add(child)
+    module.eval()  # no chaining: in mmpretrain it returns None
     for parent in module.modules():
         if isinstance(parent, ConvModule) and not _is_followed_by_norm(parent.order):
             continue
         last = None
-        for name, child in parent._modules.items():
+        for name, child in parent.named_children():
             if _are_foldable(last, child):
                 _fold(last, child)
                 child = nn.Identity()
@@ -89,12 +94,12 @@ def fold_norms(module: nn.Module) -> nn.Module:
     return module
 
 
-@OWN_MODELS.register_module(name='Folded')
+@register(MODELS, 'Folded')
 def build_folded(base: str, **cfg) -> nn.Module:
-    """Build a model with its batch norms folded, for weights that are.
+    """Build a model with its batch norms folded, to load weights that are folded.
 
-    A config of it is that of the model with ``type='mmghostnetv2.Folded'`` and the
-    model's own type as ``base``; all else in it, and so all that reads it, stays.
+    The config is that of the model, with ``type='mmghostnetv2.Folded'`` and the model's
+    own type as ``base``. All other fields stay, and so does everything that reads them.
 
     Args:
         base (str): Type of the model.
@@ -103,4 +108,4 @@ def build_folded(base: str, **cfg) -> nn.Module:
     Returns:
         nn.Module: The model, in eval mode.
     """
-    return pack_convs(fold_norms(MODELS.build(dict(type=base, **cfg))))
+    return fold_norms(MODELS.build(dict(type=base, **cfg)))

@@ -1,25 +1,22 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
-import torch.nn.functional as F
+import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor, nn
 
-from .concat import concat
 from .dfc_attention import check_choice
+from .recompute import recompute
 from .squeeze_excite import SqueezeExcite
 
 ENHANCED = ('expressiveness', 'capacity', 'both')
 
 
 def depthwise_conv(
-    channels: int,
-    kernel_size: int,
-    stride: int = 1,
-    dilation: int = 1,
-    cls: type[nn.Conv2d] = nn.Conv2d,
+    channels: int, kernel_size: int, stride: int = 1, dilation: int = 1
 ) -> nn.Conv2d:
     """Build a depth-wise convolution that keeps ceil(size / stride) of each side."""
-    return cls(
+    return nn.Conv2d(
         channels,
         channels,
         kernel_size,
@@ -31,32 +28,11 @@ def depthwise_conv(
     )
 
 
-class DepthwiseConcat(nn.Conv2d):
-    """Depth-wise convolution of features in parts, which concatenates its outputs.
-
-    To concatenate behind a stride moves a quarter of what it would move before.
-    """
-
-    def forward(self, parts: Sequence[Tensor]) -> Tensor:
-        """Map parts of shape (N, C1, H, W), ... to (N, C1 + ..., H', W')."""
-        channels = [part.shape[1] for part in parts]
-        weights = self.weight.split(channels)
-        biases = [None] * len(parts) if self.bias is None else self.bias.split(channels)
-        return concat(
-            [
-                F.conv2d(*tensors, self.stride, self.padding, self.dilation, groups)
-                for *tensors, groups in zip(
-                    parts, weights, biases, channels, strict=True
-                )
-            ]
-        )
-
-
 class GhostModule(nn.Module):
-    """Ghost module (paper section 3.1, Eqs. 1 and 2), gated on request.
+    """Ghost module (paper section 3.1, Eqs. 1 and 2), with an optional attention.
 
-    A 1x1 convolution makes half of the channels, a cheap depth-wise 3x3 of those makes
-    the other half.
+    A 1x1 convolution makes half of the channels, and a cheap depth-wise 3x3 convolution
+    makes the other half of those.
 
     Args:
         in_channels (int): Channels of the input.
@@ -67,8 +43,6 @@ class GhostModule(nn.Module):
             channels, ``dilation`` and ``norm_cfg``.
         norm_cfg (dict): Config of the normalisation layers.
         act_cfg (dict | None): Config of the activations, None for none.
-        in_parts (bool): Return both halves of the output by themselves; not with an
-            attention.
     """
 
     def __init__(
@@ -79,11 +53,9 @@ class GhostModule(nn.Module):
         attention: Callable[..., nn.Module] | None = None,
         norm_cfg: dict = dict(type='BN'),
         act_cfg: dict | None = dict(type='ReLU', inplace=True),
-        in_parts: bool = False,
     ) -> None:
         super().__init__()
         self.out_channels = out_channels
-        self.in_parts = in_parts
         half = (out_channels + 1) // 2
 
         def with_norm_act(conv: nn.Conv2d) -> nn.Sequential:
@@ -94,21 +66,38 @@ class GhostModule(nn.Module):
 
         self.primary_conv = with_norm_act(nn.Conv2d(in_channels, half, 1, bias=False))
         self.cheap_operation = with_norm_act(depthwise_conv(half, 3, 1, dilation))
-        self.short_conv = None  # the released weights' name of the attention
+        self.short_conv = None  # the attention; the name is that of released weights
         if attention is not None:
             self.short_conv = attention(
                 in_channels, out_channels, dilation=dilation, norm_cfg=norm_cfg
             )
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+    def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
         primary = self.primary_conv(x)
-        cheap = self.cheap_operation(primary)
-        if self.out_channels % 2:  # one too many
+        return self.attend(x, primary, self.cheap_operation(primary))
+
+    def attend(self, x: Tensor, primary: Tensor, cheap: Tensor) -> Tensor:
+        """Concatenate both halves, and gate them if there is an attention."""
+        if self.out_channels % 2 == 1:  # both halves together have one channel more
             cheap = cheap[:, :-1]
-        if self.short_conv is not None:
-            return self.short_conv(x, primary, cheap)
-        return [primary, cheap] if self.in_parts else concat([primary, cheap])
+        out = torch.cat([primary, cheap], dim=1)
+        return out if self.short_conv is None else self.short_conv(x, out)
+
+
+class RecomputedGhostModule(GhostModule):
+    """Ghost module that computes all behind its convolutions again when it learns.
+
+    Autograd then keeps neither the concatenation nor any feature of the attention.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        if self.short_conv is None or not torch.is_grad_enabled():
+            return super().forward(x)
+        primary = self.primary_conv(x)
+        inputs = x, primary, self.cheap_operation(primary)
+        return recompute(self.short_conv, *inputs, function=self.attend)
 
 
 class GhostBottleneck(nn.Module):
@@ -126,10 +115,15 @@ class GhostBottleneck(nn.Module):
             'expressiveness', the first and so the expanded features, 'capacity', the
             second and so the output, or 'both'.
         dilation (int): Dilation of the convolutions at the input's resolution.
-        keep_size (bool): Turn stride 2 into dilation: all layers stay, none strides,
-            and what follows the depth-wise convolution is dilated twice as much.
+        keep_size (bool): Turn stride 2 into dilation: all layers stay, none has a
+            stride, and what follows the depth-wise convolution is dilated twice as
+            much.
         norm_cfg (dict): Config of the normalisation layers.
         act_cfg (dict): Config of the activation of the first Ghost module.
+        ghost_module (type): Class of both Ghost modules.
+
+    Raises:
+        ValueError: ``enhance`` is not one of its choices.
     """
 
     def __init__(
@@ -146,6 +140,7 @@ class GhostBottleneck(nn.Module):
         keep_size: bool = False,
         norm_cfg: dict = dict(type='BN'),
         act_cfg: dict = dict(type='ReLU', inplace=True),
+        ghost_module: type[GhostModule] = GhostModule,
     ) -> None:
         super().__init__()
         check_choice('enhance', enhance, ENHANCED)
@@ -153,26 +148,22 @@ class GhostBottleneck(nn.Module):
             attention if enhance in (feature, 'both') else None
             for feature in ENHANCED[:2]
         )
-        in_parts = stride > 1 and first is None
-        self.ghost1 = GhostModule(
-            in_channels, mid_channels, dilation, first, norm_cfg, act_cfg, in_parts
+        self.ghost1 = ghost_module(
+            in_channels, mid_channels, dilation, first, norm_cfg, act_cfg
         )
-        self.conv_dw = self.bn_dw = self.se = None
+        self.conv_dw = self.se = None
+        self.bn_dw: Any = None
         out_dilation, conv_stride = dilation, stride
         if keep_size:
             out_dilation, conv_stride = dilation * stride, 1
         if stride > 1:
             self.conv_dw = depthwise_conv(
-                mid_channels,
-                kernel_size,
-                conv_stride,
-                dilation,
-                DepthwiseConcat if in_parts else nn.Conv2d,
+                mid_channels, kernel_size, conv_stride, dilation
             )
             self.bn_dw = build_norm_layer(norm_cfg, mid_channels)[1]
         if se_ratio > 0:
             self.se = SqueezeExcite(mid_channels, se_ratio)
-        self.ghost2 = GhostModule(
+        self.ghost2 = ghost_module(
             mid_channels, out_channels, out_dilation, second, norm_cfg, act_cfg=None
         )
         self.shortcut = nn.Sequential()
@@ -191,4 +182,4 @@ class GhostBottleneck(nn.Module):
             out = self.bn_dw(self.conv_dw(out))
         if self.se is not None:
             out = self.se(out)
-        return self.ghost2(out).add_(self.shortcut(x))
+        return self.ghost2(out) + self.shortcut(x)

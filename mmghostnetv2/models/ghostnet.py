@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from itertools import chain
 from math import inf
 from numbers import Real
+from typing import Any
 
 import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
@@ -12,9 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoint import released_to_mmpretrain, use_released_init
 from ..registry import register_model
+from .dfc_attention import check_choice
 from .fold_norms import fold_norms
-from .ghost_module import GhostBottleneck
-from .packed_conv import pack_convs
+from .ghost_module import GhostBottleneck, GhostModule, RecomputedGhostModule
 from .recompute import recompute
 from .squeeze_excite import make_divisible
 
@@ -26,8 +27,7 @@ class GhostNet(BaseModule):
     Source: `GhostNet: More Features from Cheap Operations
     <https://arxiv.org/abs/1911.11907>`_. Parameters have the names and shapes of the
     released weights and of timm's ``ghostnet_100``. Stages past the deepest of
-    ``out_indices`` are not built, so that no parameter goes without gradient. There are
-    no gradients of gradients, nor those of ``torch.func``.
+    ``out_indices`` are not built, so that no parameter goes without gradient.
 
     Args:
         widen_factor (float): Width multiplier; every channel count becomes a
@@ -39,8 +39,10 @@ class GhostNet(BaseModule):
         frozen_stages (int): The stem and the stages from 0 to this one are frozen: no
             gradient, norms in eval mode. -1 freezes nothing. Defaults to -1.
         norm_eval (bool): Keep all batch norms in eval mode. Defaults to False.
-        with_cp (bool): Recompute each block in the backward pass to save memory.
-            Defaults to False.
+        with_cp (bool | str): What to compute again in the backward pass, to save
+            memory: True means each block, 'attention' the concatenation and the
+            attention in Ghost modules alone, which takes less time and saves less
+            memory. Defaults to False.
         zero_init_residual (bool): Start the last norms of every block at zero, so that
             it begins as its shortcut, which speeds up short trainings. Defaults to
             False, as in the released code.
@@ -99,7 +101,7 @@ class GhostNet(BaseModule):
         output_stride: int = 32,
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        with_cp: bool = False,
+        with_cp: bool | str = False,
         zero_init_residual: bool = False,
         in_channels: int = 3,
         norm_cfg: dict = dict(type='BN'),
@@ -109,7 +111,7 @@ class GhostNet(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         num_stages = len(self.arch_settings) + 1
-        if not isinstance(widen_factor, Real) or not 0 < widen_factor < inf:
+        if not isinstance(widen_factor, float | Real) or not 0 < widen_factor < inf:
             raise ValueError(
                 f'widen_factor must be a number above 0, got {widen_factor!r}'
             )
@@ -118,10 +120,8 @@ class GhostNet(BaseModule):
         for name, cfg in (('norm_cfg', norm_cfg), ('act_cfg', act_cfg)):
             if not isinstance(cfg, dict):
                 raise TypeError(f'{name} must be a dict with a type, got {cfg!r}')
-        if output_stride not in (8, 16, 32):
-            raise ValueError(
-                f'output_stride must be 8, 16 or 32, got {output_stride!r}'
-            )
+        check_choice('output_stride', output_stride, (8, 16, 32))
+        check_choice('with_cp', with_cp, (False, True, 'attention'))
         if not _is_int(frozen_stages) or not -1 <= frozen_stages < num_stages:
             raise ValueError(
                 f'frozen_stages must be an int from -1 (none) to {num_stages - 1}, '
@@ -138,6 +138,8 @@ class GhostNet(BaseModule):
         self.bn1 = build_norm_layer(norm_cfg, channels)[1]
         self.act1 = build_activation_layer(act_cfg)
 
+        recomputes = with_cp == 'attention'
+        ghost_module = RecomputedGhostModule if recomputes else GhostModule
         stages, out_channels, out_strides = [], [], []
         num_blocks, net_stride, dilation = 0, 2, 1
         for rows in self.arch_settings:
@@ -158,6 +160,7 @@ class GhostNet(BaseModule):
                         keep_size=keep_size,
                         norm_cfg=norm_cfg,
                         act_cfg=act_cfg,
+                        ghost_module=ghost_module,
                         **self._attention(num_blocks),
                     )
                 )
@@ -179,7 +182,7 @@ class GhostNet(BaseModule):
         out_channels.append(mid_channels)
         out_strides.append(net_stride)
 
-        self.blocks = nn.Sequential(*stages[: self.out_indices[-1] + 1])
+        self.blocks: Any = nn.Sequential(*stages[: self.out_indices[-1] + 1])
         self._out_channels = tuple(out_channels[i] for i in self.out_indices)
         self._out_strides = tuple(out_strides[i] for i in self.out_indices)
         self._freeze_stages()
@@ -187,12 +190,12 @@ class GhostNet(BaseModule):
             self.switch_to_deploy()
 
     def switch_to_deploy(self) -> None:
-        """Fold the batch norms and pack the convolutions, for inference.
+        """Fold the batch norms into the convolutions, for inference.
 
-        What is computed stays within rounding, in less time on a CPU in channels_last.
-        The weights are then those of a network built with ``deploy=True``.
+        The outputs stay the same up to rounding. The weights are then those of a
+        network built with ``deploy=True``. Inference is fastest in channels_last.
         """
-        pack_convs(fold_norms(self))
+        fold_norms(self)
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -209,9 +212,13 @@ class GhostNet(BaseModule):
         return {}
 
     def init_weights(self) -> None:
-        """Initialise as ``zero_init_residual`` and ``init_cfg`` say, in this order."""
-        self.init_cfg = use_released_init(self.init_cfg)
-        if self.zero_init_residual and not isinstance(self.bn1, nn.Identity):  # folded
+        """Initialise as ``zero_init_residual`` and ``init_cfg`` say, in this order.
+
+        As in every BaseModule, a second call changes nothing.
+        """
+        self.init_cfg: Any = use_released_init(self.init_cfg)
+        is_folded = isinstance(self.bn1, nn.Identity)
+        if self.zero_init_residual and not is_folded and not self.is_init:
             for block in chain(*self.blocks[: len(self.arch_settings)]):
                 for _, norm in (
                     block.ghost2.primary_conv,
@@ -251,7 +258,7 @@ class GhostNet(BaseModule):
         outs = []
         for i, stage in enumerate(self.blocks):
             for block in stage:
-                if self.with_cp and torch.is_grad_enabled():
+                if self.with_cp is True and torch.is_grad_enabled():
                     x = recompute(block, x)
                 else:
                     x = block(x)

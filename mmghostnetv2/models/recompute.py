@@ -1,20 +1,21 @@
+from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .concat import is_traced
-
 
 class _RunningStatsKept:
-    """Context in which a block's batch norms leave their running statistics alone.
+    """Context in which the batch norms of a block keep their running statistics.
 
-    A class, since each further backward pass through one graph enters it again.
+    It is a class, because every further backward pass through a graph enters it again.
     """
 
     def __init__(self, block: nn.Module) -> None:
-        self.norms = [
+        self.norms: list[Any] = [
             module
             for module in block.modules()
             if isinstance(module, _BatchNorm)
@@ -28,23 +29,26 @@ class _RunningStatsKept:
             norm.momentum = 0.0
 
     def __exit__(self, *exc_info) -> None:
-        # the forward pass may have ended early, where the rest needs no gradient
+        # The recomputation may end before the last norms, whose gradients nobody needs.
         for norm, (momentum, batches) in zip(self.norms, self.kept, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(batches)
 
 
-def recompute(block: nn.Module, x: Tensor) -> Tensor:
-    """Run a block that recomputes itself in the backward pass, to save memory.
+def recompute(
+    block: nn.Module, *inputs: Tensor, function: Callable[..., Tensor] | None = None
+) -> Tensor:
+    """Run a block that is computed again in the backward pass, to save memory.
 
     Args:
-        block (nn.Module): The block; its batch norms count the batch once.
-        x (Tensor): Its input.
+        block (nn.Module): The block. Its batch norms count each batch once.
+        inputs (Tensor): Its inputs.
+        function (Callable, optional): A part of the block, to run in its place.
 
     Returns:
-        Tensor: Its output.
+        Tensor: The output.
     """
-    options = {}
-    if not is_traced():  # a compiler updates the statistics once by itself
+    options: dict[str, Any] = {}
+    if not torch.compiler.is_compiling():  # compiled code updates statistics once
         options['context_fn'] = lambda: (nullcontext(), _RunningStatsKept(block))
-    return checkpoint(block, x, use_reentrant=False, **options)
+    return checkpoint(function or block, *inputs, use_reentrant=False, **options)

@@ -1,32 +1,70 @@
+import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from ..registry import MODELS
-from .concat import concat
-from .dfc_attention import halve, restore
+from ..registry import register_model
+from .dfc_attention import downsample
 from .ghostnet import GhostNet
 
+torch.fx.wrap('downsample')  # wrapping a function holds for one module only
 
-@MODELS.register_module()
+
+@torch.fx.wrap  # symbolic tracing cannot follow the sizes of the padding
+def attend_across_patches(qkv: Tensor, num_heads: int, patch_size: int) -> Tensor:
+    """Let every position attend to those at the same place of all patches.
+
+    Args:
+        qkv (Tensor): Queries, keys and values, shape (N, H, W, 3 * C).
+        num_heads (int): Heads of the attention.
+        patch_size (int): Height and width of the patches.
+
+    Returns:
+        Tensor: Weighted values of shape (N, C, H, W).
+    """
+    n, height, width, channels = qkv.shape
+    size = patch_size
+    rows, columns = (height + size - 1) // size, (width + size - 1) // size
+    # Patches at the border may reach beyond the features. There the last row or column
+    # is repeated; the mask keeps those keys from being attended to.
+    below = torch.arange(rows * size, device=qkv.device)
+    right = torch.arange(columns * size, device=qkv.device)
+    qkv = qkv.index_select(1, below.clamp(max=height - 1))
+    qkv = qkv.index_select(2, right.clamp(max=width - 1))
+    mask = (below < height)[:, None] & (right < width)
+    mask = (mask.to(qkv) - 1) * 1e4  # finite, so that no gradient becomes NaN
+    mask = mask.unflatten(1, (-1, size)).unflatten(0, (-1, size))
+    mask = mask.permute(1, 3, 0, 2).flatten(2, 3).flatten(0, 1)[:, None, None]
+    # to (3, N, places in a patch, heads, patches, channels of a head)
+    qkv = qkv.unflatten(3, (3, num_heads, channels // 3 // num_heads))
+    qkv = qkv.unflatten(2, (-1, size)).unflatten(1, (-1, size))
+    qkv = qkv.permute(5, 0, 2, 4, 6, 1, 3, 7).flatten(5, 6).flatten(2, 3)
+    out = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=mask)
+    out = out.unflatten(3, (-1, columns)).unflatten(1, (size, size))
+    out = out.permute(0, 3, 6, 4, 1, 5, 2)
+    out = out.flatten(5, 6).flatten(3, 4).flatten(1, 2)
+    ys, xs = (torch.arange(side, device=out.device) for side in (height, width))
+    return out.index_select(2, ys).index_select(3, xs)
+
+
+@register_model
 class SelfAttention(nn.Module):
     """MobileViT's self-attention in the place of DFC attention (paper, Table 1).
 
     As in `MobileViT <https://arxiv.org/abs/2110.02178>`_ the features are unfolded into
-    patches, and a position attends to those of the same place in every patch. All else
-    is DFCAttention's: features of half the size, a 1x1 convolution to the gate's
-    channels, sigmoid, nearest up-sampling, product.
+    patches, and a position attends to those at the same place of every patch. The rest
+    is as in DFCAttention: features of half the size, a 1x1 convolution to the channels
+    of the gate, sigmoid, nearest up-sampling, product.
 
     Args:
         in_channels (int): Channels of the input, a multiple of ``num_heads``.
-        out_channels (int, optional): Channels of the gate. As many as the input's by
-            default.
+        out_channels (int, optional): Channels of the gate. Defaults to ``in_channels``.
         num_heads (int): Heads of the attention.
-        patch_size (int): Sides of the patches.
+        patch_size (int): Height and width of the patches.
         norm_cfg (dict): Config of the gate's normalisation layer.
 
     Raises:
-        ValueError: ``in_channels`` is no multiple of ``num_heads``.
+        ValueError: ``in_channels`` is not a multiple of ``num_heads``.
     """
 
     _abbr_ = 'self_attention'
@@ -57,44 +95,24 @@ class SelfAttention(nn.Module):
 
     def attend(self, x: Tensor) -> Tensor:
         """Apply the self-attention with its shortcut to (N, in_channels, H, W)."""
-        n, channels, height, width = x.shape
-        size = self.patch_size
-        below, right = -height % size, -width % size
-        rows, columns = (height + below) // size, (width + right) // size
         qkv = self.qkv(self.norm(x.permute(0, 2, 3, 1)))
-        # A side that is no multiple of the patch has places without a position: their
-        # queries are of no use, their keys are masked.
-        qkv = F.pad(qkv, (0, 0, 0, right, 0, below))
-        mask = None
-        if below or right:
-            exists = F.pad(x.new_zeros(height, width), (0, right, 0, below), value=-1e4)
-            mask = exists.view(rows, size, columns, size).permute(1, 3, 0, 2)
-            mask = mask.reshape(1, size * size, 1, 1, rows * columns)
-        # to (3, N, places in a patch, heads, patches, channels of a head)
-        head = channels // self.num_heads
-        qkv = qkv.view(n, rows, size, columns, size, 3, self.num_heads, head)
-        qkv = qkv.permute(5, 0, 2, 4, 6, 1, 3, 7)
-        qkv = qkv.reshape(3, n, size * size, self.num_heads, rows * columns, head)
-        out = F.scaled_dot_product_attention(*qkv.unbind(), attn_mask=mask)
-        out = out.view(n, size, size, self.num_heads, rows, columns, head)
-        out = out.permute(0, 3, 6, 4, 1, 5, 2)
-        out = out.reshape(n, channels, rows * size, columns * size)
-        return x + out[..., :height, :width]
+        return x + attend_across_patches(qkv, self.num_heads, self.patch_size)
 
-    def forward(self, x: Tensor, *features: Tensor) -> Tensor:
+    def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
         """Gate features; arguments and result are those of DFCAttention."""
-        gate = self.proj(self.attend(halve(x))).sigmoid()
-        gate = restore(gate, x.shape[-2:])
-        return concat(features or (x,)) * gate
+        if features is None:
+            features = x
+        gate = self.proj(self.attend(downsample(x))).sigmoid()
+        return features * F.interpolate(gate, x.shape[-2:], mode='nearest')
 
 
-@MODELS.register_module()
+@register_model
 class GhostNetSelfAttention(GhostNet):
     """GhostNet with MobileViT's self-attention (paper section 3.2 and Table 1).
 
-    The paper gives the sum of FLOPs, not the places. Here the attention stands where
-    GhostNetV2 has DFC attention, from stride 8 on, as MobileViT has it, which makes
-    173.1 M of the paper's 172 M.
+    The paper gives the sum of FLOPs, but not the places of the attention. Here it
+    stands where GhostNetV2 has DFC attention, but from stride 8 on, as in MobileViT.
+    This makes 173.1 M FLOPs; the paper has 172 M.
 
     Arguments are those of :class:`GhostNet`.
     """
@@ -104,5 +122,5 @@ class GhostNetSelfAttention(GhostNet):
 
 
 def _self_attention(in_channels, out_channels, dilation, norm_cfg) -> SelfAttention:
-    """Ignore the dilation: the attention reaches every position by itself."""
+    """Ignore the dilation, since the attention reaches every position anyway."""
     return SelfAttention(in_channels, out_channels, norm_cfg=norm_cfg)

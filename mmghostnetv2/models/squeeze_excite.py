@@ -1,7 +1,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..registry import MODELS
+from ..registry import register_model
 from .dfc_attention import SCALINGS, check_choice
 
 
@@ -11,18 +11,18 @@ def make_divisible(value: float) -> int:
     return rounded + 4 if rounded < 0.9 * value else rounded
 
 
-@MODELS.register_module()
+@register_model
 class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation (https://arxiv.org/abs/1709.01507).
 
     Args:
         in_channels (int): Channels of input and output.
         ratio (float): Reduced channels over ``in_channels``, rounded to multiples of 4.
-        scaling (str): Function that brings the gate into 0 to 1, as in DFCAttention:
-            'hard_sigmoid', GhostNet's, or 'sigmoid', the original's.
+        scaling (str): Function that maps the gate to the range from 0 to 1, as in
+            DFCAttention: 'hard_sigmoid' as in GhostNet, or 'sigmoid' as in the paper.
 
     Raises:
-        ValueError: ``scaling`` is none of its choices.
+        ValueError: ``scaling`` is not one of its choices.
     """
 
     _abbr_ = 'se'
@@ -32,7 +32,7 @@ class SqueezeExcite(nn.Module):
     ) -> None:
         super().__init__()
         check_choice('scaling', scaling, SCALINGS)
-        self.scaling = scaling
+        self.scale = SCALINGS[scaling]
         reduced = make_divisible(in_channels * ratio)
         self.conv_reduce = nn.Conv2d(in_channels, reduced, 1)
         self.conv_expand = nn.Conv2d(reduced, in_channels, 1)
@@ -40,4 +40,4 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scale every channel of ``x``, shape (N, in_channels, H, W)."""
         gate = F.relu(self.conv_reduce(x.mean((2, 3), keepdim=True)))
-        return x * SCALINGS[self.scaling](self.conv_expand(gate))
+        return x * self.scale(self.conv_expand(gate))

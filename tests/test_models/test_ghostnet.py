@@ -193,14 +193,24 @@ def test_norm_eval(cls, images):
     assert all(m.training for m in network.modules())
 
 
-@BOTH
-@pytest.mark.parametrize('frozen_stages', [-1, 2])
-def test_with_cp(cls, frozen_stages, images):
-    """Same outputs, gradients and running statistics; less kept in memory."""
+def pair(cls, with_cp=True, **kwargs):
+    """A network that recomputes in the backward pass, and one that does not."""
     torch.manual_seed(0)
-    plain = cls(out_indices=(4, 9), frozen_stages=frozen_stages)
-    recomputed = copy.deepcopy(plain)
-    recomputed.with_cp = True
+    plain = cls(**kwargs)
+    recomputed = cls(with_cp=with_cp, **kwargs)
+    recomputed.load_state_dict(plain.state_dict())
+    return plain, recomputed
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 2])
+@pytest.mark.parametrize(
+    ('cls', 'with_cp', 'share'),
+    [(GhostNet, True, 0.4), (GhostNetV2, True, 0.4), (GhostNetV2, 'attention', 0.9)],
+)
+def test_with_cp(cls, with_cp, share, frozen_stages, images):
+    """Same outputs, gradients and running statistics; less kept in memory."""
+    options = dict(out_indices=(4, 9), frozen_stages=frozen_stages)
+    plain, recomputed = pair(cls, with_cp, **options)
     kept = []
     for network in (plain, recomputed):
         network.train()
@@ -212,7 +222,7 @@ def test_with_cp(cls, frozen_stages, images):
         kept.append(sum(saved))
         sum(out.square().mean() for out in outs).backward()
         network.outs = outs
-    assert kept[1] < 0.4 * kept[0]
+    assert kept[1] < share * kept[0]
     for a, b in zip(recomputed.outs, plain.outs, strict=True):
         assert torch.equal(a, b)
     others = dict(plain.named_parameters())
@@ -228,10 +238,8 @@ def test_with_cp(cls, frozen_stages, images):
     )
 
 
-def assert_same_training(plain, images, compiled=False):
+def assert_same_training(plain, recomputed, images, compiled=False):
     """Take a step with blocks recomputed and without; all has to be the same."""
-    recomputed = copy.deepcopy(plain)
-    recomputed.with_cp = True
     results = []
     for network in (plain, recomputed):
         torch.manual_seed(1)
@@ -245,21 +253,28 @@ def assert_same_training(plain, images, compiled=False):
         torch.testing.assert_close(a, b)
 
 
-def test_with_cp_compiled(images):
-    assert_same_training(GhostNetV2(out_indices=(2,)), images, compiled=True)
+WITH_CP = pytest.mark.parametrize('with_cp', [True, 'attention'])
 
 
-def test_with_cp_and_random_activations(images):
-    assert_same_training(
-        GhostNetV2(out_indices=(2,), act_cfg=dict(type='RReLU')), images
-    )
+@WITH_CP
+def test_with_cp_compiled(with_cp, images):
+    networks = pair(GhostNetV2, with_cp, out_indices=(2,))
+    assert_same_training(*networks, images, compiled=True)
+
+
+@WITH_CP
+def test_with_cp_and_random_activations(with_cp, images):
+    options = dict(out_indices=(2,), act_cfg=dict(type='RReLU'))
+    assert_same_training(*pair(GhostNetV2, with_cp, **options), images)
 
 
 def test_with_cp_where_the_last_layers_need_no_gradient(images):
     """A block is made again only as far as it has to be."""
-    network = GhostNetV2(out_indices=(2,)).requires_grad_(False)
-    network.blocks[1][0].ghost1.primary_conv[0].requires_grad_(True)
-    assert_same_training(network, images)
+    networks = pair(GhostNetV2, out_indices=(2,))
+    for network in networks:
+        network.requires_grad_(False)
+        network.blocks[1][0].ghost1.primary_conv[0].requires_grad_(True)
+    assert_same_training(*networks, images)
 
 
 # ---- layers
@@ -324,12 +339,10 @@ def test_init_cfg_overrides():
     assert (norm.weight == 0.25).all() and (norm.bias == 2).all()
 
 
-def test_with_cp_twice_backward(images):
+@WITH_CP
+def test_with_cp_twice_backward(with_cp, images):
     """Several losses may go back through one graph; statistics count the batch once."""
-    torch.manual_seed(0)
-    plain = GhostNetV2()
-    recomputed = copy.deepcopy(plain)
-    recomputed.with_cp = True
+    plain, recomputed = pair(GhostNetV2, with_cp)
     for network in (plain, recomputed):
         (out,) = network.train()(images(64, 64))
         out.mean().backward(retain_graph=True)
@@ -348,7 +361,12 @@ def test_with_cp_twice_backward(images):
     [
         (dict(widen_factor=0), ValueError, 'widen_factor .* above 0, got 0'),
         (dict(widen_factor='1'), ValueError, "widen_factor .* got '1'"),
-        (dict(output_stride=4), ValueError, '8, 16 or 32, got 4'),
+        (
+            dict(output_stride=4),
+            ValueError,
+            'output_stride must be one of 8, 16, 32, got 4',
+        ),
+        (dict(with_cp='gate'), ValueError, "with_cp must be .*'attention', got 'gate'"),
         (dict(frozen_stages=10), ValueError, 'frozen_stages .* to 9, got 10'),
         (dict(frozen_stages=-2), ValueError, 'got -2'),
         (dict(frozen_stages=True), ValueError, 'got True'),

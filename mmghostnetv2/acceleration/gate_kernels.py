@@ -1,4 +1,4 @@
-"""The end of DFC attention in kernels for GPUs, in Triton, which only they take."""
+"""Triton kernels that fuse the sigmoid, up-sampling and product of DFC attention."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 @triton.jit
 def _tile(height, width, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr):
-    # image, and of a small gate of this size rows, columns, in bounds, and channels
+    # The image, and the rows, columns and channels of a tile of the small gate.
     tiles = tl.cdiv(height * width, POSITIONS)
     n = (tl.program_id(0) // tiles).to(tl.int64)
     position = tl.program_id(0) % tiles * POSITIONS + tl.arange(0, POSITIONS)[:, None]
@@ -22,7 +22,7 @@ def _tile(height, width, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr):
 
 @triton.jit
 def _target(y, x, mask, height, width, i, j, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    # nearest up-sampling: of an odd side the first row or column is there once more
+    # Nearest up-sampling repeats the first row or column once more on odd sides.
     to_y, to_x = 2 * y + i, 2 * x + j
     mask = mask & (to_y < height) & (to_x < width)
     if ROWS == 3:
@@ -95,7 +95,7 @@ def _forward(
                 weight = tl.load(row + channel * KERNEL + j, inside, 0)
                 along_row += value.to(tl.float32) * weight.to(tl.float32)
             weight = tl.load(column + channel * KERNEL + i, inside, 0).to(tl.float32)
-            # the column's padding is of what the row's convolution returns
+            # The column convolution pads the output of the row convolution with zeros.
             gate += tl.where(there, along_row * weight, 0)
     gate = tl.sigmoid(gate)
 
@@ -208,7 +208,7 @@ def _launch(kernel, tensors, strided, **options) -> None:
     z, first = strided[:2]
     channels, *small = z.shape[1:]
     height, width = first.shape[-2:]
-    # neighbouring threads take what lies side by side in memory
+    # Neighbouring threads read values that lie side by side in memory.
     last = z.stride(1) == 1
     positions, per_tile = (16, 32) if last else (256, 1)
     grid = (
@@ -233,38 +233,41 @@ def _launch(kernel, tensors, strided, **options) -> None:
 
 
 def fused_gate(
-    z: Tensor, features: Sequence[Tensor], convs: Sequence[nn.Conv2d] = ()
+    z: Tensor, first: Tensor, second: Tensor, convs: Sequence[nn.Conv2d] = ()
 ) -> Tensor:
-    """Gate features by the sigmoid of smaller ones, up-sampled to the nearest.
+    """Gate two concatenated features by the sigmoid of smaller ones, up-sampled.
 
     Args:
         z (Tensor): Features of half the size, (N, C, H // 2, W // 2).
-        features (Sequence[Tensor]): One or two features to gate, together of shape (N,
-            C, H, W), of one data type.
-        convs (Sequence[nn.Conv2d]): Depth-wise convolutions, with biases, that ``z``
-            passes first: along rows and along columns, both of one length and dilation.
-            None by default.
+        first (Tensor): Features to gate, (N, C1, H, W).
+        second (Tensor): More of them, (N, C - C1, H, W), of the same data type.
+        convs (Sequence[nn.Conv2d]): Depth-wise convolutions with biases that ``z``
+            passes before the sigmoid: along rows and along columns, both of one length
+            and dilation. None by default.
 
     Returns:
         Tensor: The concatenated features times the gate, (N, C, H, W), in their data
-        type and the memory format of ``z``. Sums are in float32.
+        type and in the memory format of ``z``. Sums are in float32.
 
     Raises:
         ValueError: The features do not fit ``z``.
     """
-    first, second = features[0], features[-1]
-    channels = sum(feature.shape[1] for feature in features)
+    channels = first.shape[1] + second.shape[1]
     sides = tuple(max(side // 2, 1) for side in first.shape[2:])
     fits = (len(first), channels, *sides) == z.shape
     if not fits or (len(first), first.shape[2:]) != (len(second), second.shape[2:]):
-        shapes = [tuple(feature.shape) for feature in features]
-        raise ValueError(f'features {shapes} do not fit a gate {tuple(z.shape)}')
-    last = z.is_contiguous(memory_format=torch.channels_last)
+        raise ValueError(
+            f'features {tuple(first.shape)} and {tuple(second.shape)} do not fit a '
+            f'gate {tuple(z.shape)}'
+        )
+    is_channels_last = z.is_contiguous(memory_format=torch.channels_last)
     out = torch.empty(
         (*z.shape[:2], *first.shape[-2:]),
         dtype=first.dtype,
         device=z.device,
-        memory_format=torch.channels_last if last else torch.contiguous_format,
+        memory_format=torch.channels_last
+        if is_channels_last
+        else torch.contiguous_format,
     )
     weights = [w for conv in convs for w in (conv.weight, conv.bias)] or [z] * 4
     _launch(
@@ -278,19 +281,18 @@ def fused_gate(
 
 
 class FusedGate(Function):
-    """:func:`fused_gate` without convolutions, to be trained: (z, *features)."""
+    """:func:`fused_gate` without convolutions, for training."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, *features: Tensor) -> Tensor:
-        ctx.save_for_backward(z, *features)
-        return fused_gate(z, features)
+    def forward(ctx, z: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        ctx.save_for_backward(z, first, second)
+        return fused_gate(z, first, second)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
-        z, *features = ctx.saved_tensors
-        grads = [torch.empty_like(tensor) for tensor in (z, *features)]
-        first, second = features[0], features[-1]
-        tensors = z, first, second, grad, grads[0], grads[1], grads[-1]
+        inputs = ctx.saved_tensors
+        grads = tuple(torch.empty_like(tensor) for tensor in inputs)
+        tensors = *inputs, grad, *grads
         _launch(_backward, tensors, tensors)
-        return tuple(grads)
+        return grads

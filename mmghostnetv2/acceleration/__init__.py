@@ -1,0 +1,14 @@
+"""Faster modules in the place of plain ones, which compute the same.
+
+The networks in :mod:`mmghostnetv2.models` are plain torch. :func:`accelerate` swaps
+those modules whose exact type it knows for subclasses with the same parameters and the
+same state dict; :func:`restore` undoes it.
+
+No private name of torch is used here. Triton, which the kernels are written in, has no
+stable interface; ``tests/test_acceleration`` runs all kernels, without a GPU in Triton's
+interpreter.
+"""
+
+from .accelerate import accelerate, restore
+
+__all__ = ['accelerate', 'restore']
