@@ -39,7 +39,7 @@ def pixel_format(model: BaseModel) -> PixelFormat:
     # The names in mmdet and mmengine, in mmseg, and in mmpretrain.
     flags = ('_channel_conversion', 'channel_conversion', 'to_rgb')
     rgb = any(getattr(preprocessor, flag, False) for flag in flags)
-    if not preprocessor._enable_normalize:
+    if not hasattr(preprocessor, 'mean'):
         return PixelFormat(rgb, [0.0] * 3, [1.0] * 3)
     mean, std = (
         getattr(preprocessor, name).flatten().expand(3).tolist()

@@ -173,7 +173,7 @@ def test_dense_boxes_are_suppressed_as_the_detector_does(
 
 def test_dense_boxes_of_another_size_are_refused(tool):
     settings = dict(levels=[2, 3])
-    with pytest.raises(ValueError, match='4 boxes came out, where 5 are described'):
+    with pytest.raises(ValueError, match='returned 4 boxes, but 5 are described'):
         tool.suppress(np.zeros((4, 4)), np.zeros((4, 2)), None, settings)
 
 
