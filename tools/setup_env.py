@@ -166,11 +166,17 @@ def run(venv, *command, **env):
 
 def lock(folder):
     """Wait until no other set-up works in ``folder``, given as a descriptor."""
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        say('another set-up is at work in this checkout: waiting for it')
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    told = False
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not told:
+                say('another set-up is at work in this checkout: waiting for it')
+            told = True
+            # A blocking flock would miss a signal that comes right before it.
+            time.sleep(0.5)
 
 
 def check_python():

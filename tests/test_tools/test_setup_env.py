@@ -246,9 +246,12 @@ def test_a_second_setup_waits_and_can_be_ended(tmp_path, number):
         setup_env.lock(checkout)
         command = [sys.executable, SCRIPT, '--venv', tmp_path / 'venv']
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert 'waiting' in process.stdout.readline()
-            process.send_signal(number)
-            assert process.wait(timeout=30) == 130
+            try:
+                assert 'waiting' in process.stdout.readline()
+                process.send_signal(number)
+                assert process.wait(timeout=30) == 130
+            finally:
+                process.kill()
     finally:
         os.close(checkout)
 
