@@ -4,9 +4,9 @@ The networks in :mod:`mmghostnetv2.models` are plain torch. :func:`accelerate` s
 those modules whose exact type it knows for subclasses with the same parameters and the
 same state dict; :func:`restore` undoes it.
 
-No private name of torch is used here. Triton, which the kernels are written in, has no
-stable interface; ``tests/test_acceleration`` runs all kernels, without a GPU in Triton's
-interpreter.
+No private name of torch is used here. Triton, the language of the kernels, has no
+stable interface, so ``tests/test_acceleration`` runs all kernels; without a GPU they
+run in Triton's interpreter.
 """
 
 from .accelerate import accelerate, restore

@@ -34,15 +34,15 @@ def attend_across_patches(qkv: Tensor, num_heads: int, patch_size: int) -> Tenso
     mask = (below < height)[:, None] & (right < width)
     mask = (mask.to(qkv) - 1) * 1e4  # finite, so that no gradient becomes NaN
     mask = mask.unflatten(1, (-1, size)).unflatten(0, (-1, size))
-    mask = mask.permute(1, 3, 0, 2).flatten(2, 3).flatten(0, 1)[:, None, None]
-    # to (3, N, places in a patch, heads, patches, channels of a head)
+    mask = mask.permute(1, 3, 0, 2).flatten(2, 3).flatten(0, 1)
+    # to (3, N, heads * places in a patch, patches, channels of a head)
     qkv = qkv.unflatten(3, (3, num_heads, channels // 3 // num_heads))
     qkv = qkv.unflatten(2, (-1, size)).unflatten(1, (-1, size))
-    qkv = qkv.permute(5, 0, 2, 4, 6, 1, 3, 7).flatten(5, 6).flatten(2, 3)
+    qkv = qkv.permute(5, 0, 6, 2, 4, 1, 3, 7).flatten(5, 6).flatten(2, 4)
+    mask = mask[:, None].repeat(num_heads, 1, 1)
     out = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=mask)
-    out = out.unflatten(3, (-1, columns)).unflatten(1, (size, size))
-    out = out.permute(0, 3, 6, 4, 1, 5, 2)
-    out = out.flatten(5, 6).flatten(3, 4).flatten(1, 2)
+    out = out.unflatten(2, (-1, columns)).unflatten(1, (num_heads, size, size))
+    out = out.permute(0, 1, 6, 4, 2, 5, 3).flatten(5, 6).flatten(3, 4).flatten(1, 2)
     ys, xs = (torch.arange(side, device=out.device) for side in (height, width))
     return out.index_select(2, ys).index_select(3, xs)
 
