@@ -99,7 +99,7 @@ def run_script():
                 ),
             )
             process.start()
-            process.join(timeout=600)
+            process.join(timeout=1200)
             process.kill()
             process.join()
             printed = log.read()
