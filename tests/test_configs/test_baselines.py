@@ -11,8 +11,8 @@ from ..test_models.test_complexity import count
 CONFIGS = ROOT / 'configs'
 BASELINES = CONFIGS / 'baselines'
 
-# Classifier, size of the image, the paper's millions of parameters and of FLOPs (Tables
-# 2, 4 and, above 224 pixels, 3), and ours
+# Classifier, size of the image; millions of parameters and of FLOPs in the paper
+# (Tables 2 and 4; Table 3 for sizes above 224 pixels) and in our networks
 CLASSIFIERS = [
     ('ghostnet_100', 224, 5.2, 141, 5.183, 141.2),
     ('ghostnet_110', 224, 5.9, 168, 5.856, 167.0),
@@ -28,13 +28,13 @@ CLASSIFIERS = [
     ('mobilenetv2_110_ca', 224, 4.1, 350, 4.121, 338.7),
     ('mobilenetv2_100_dfc', 224, 4.3, 344, 4.372, 344.2),
 ]
-# How far off ours may be where not all of the paper's figures can be met, for a reason
-# that configs/baselines/mobilenetv2_110_se_in1k.py states
+# Larger tolerances for networks that cannot match all of the paper's figures, for the
+# reason in configs/baselines/mobilenetv2_110_se_in1k.py
 EXCEPTIONS = {
     'mobilenetv2_110_se': (0.03, 0.015),
     'mobilenetv2_110_cbam': (0.03, 0.015),
     'mobilenetv2_110_ca': (0.015, 0.035),
-    'mobilenetv2_100_dfc': (0.02, 0.015),  # the paper cuts off digits of its networks
+    'mobilenetv2_100_dfc': (0.02, 0.015),  # the paper does not round but truncates
 }
 
 
@@ -113,7 +113,7 @@ def test_mobilenetv2_is_the_librarys(name, peer, tmp_path):
 
 @pytest.fixture(scope='module')
 def pretrained(tmp_path_factory):
-    """What ghostnet_110_in1k ends with, in a folder of its own, and the backbone."""
+    """A folder with the last checkpoint of ghostnet_110_in1k, and its backbone."""
     config = load('ghostnet_110_in1k')
     network = build('mmpretrain', config.model)
     root = tmp_path_factory.mktemp('pretrained')
@@ -133,7 +133,7 @@ def pretrained(tmp_path_factory):
     ],
 )
 def test_ghostnet_starts_from_its_classifier(name, peer, pretrained, monkeypatch):
-    """In the recipe of GhostNetV2, with another backbone and its channels."""
+    """The recipe is that of GhostNetV2; the backbone and its channels differ."""
     library = 'mmseg' if name.endswith('ade20k') else 'mmdet'
     pytest.importorskip(library, reason=f'the config inherits from {library}')
     config, other = load(name), Config.fromfile(CONFIGS / f'{peer}.py')

@@ -128,7 +128,7 @@ def config(request, scenes):
     for node in walk([*pipelines, config.model.data_preprocessor]):
         for key in {'scale', 'img_scale', 'crop_size', 'size'} & node.keys():
             node[key] = tuple(side // divisor for side in node[key])
-    few = dict(score_thr=0.0, nms_pre=50, max_per_img=20)  # of any score
+    few = dict(score_thr=0.0, nms_pre=50, max_per_img=20)  # keeps boxes of any score
     for node in walk(config.model.test_cfg):
         node.update({key: few[key] for key in few.keys() & node.keys()})
     with DefaultScope.overwrite_default_scope(library):
@@ -202,7 +202,7 @@ def test_trains(config, model, monkeypatch):
     freezes = stem.startswith(FREEZES)
     batch = next(iter(Runner.build_dataloader(config.train_dataloader, seed=0)))
     optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
-    monkeypatch.setattr(optim_wrapper, 'zero_grad', lambda: None)  # keeps gradients
+    monkeypatch.setattr(optim_wrapper, 'zero_grad', lambda: None)  # to read them
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.train()
     losses = model.train_step(batch, optim_wrapper)
@@ -213,7 +213,7 @@ def test_trains(config, model, monkeypatch):
         same = torch.equal(parameter, before[name])
         if parameter.requires_grad:
             assert torch.isfinite(parameter.grad).all(), name
-            # no box may have fallen to a level of the head
+            # a level of the head may have got no box
             reached = parameter.grad.any()
             assert reached or not name.startswith('backbone.'), name
             assert not (reached and same), name
@@ -249,7 +249,7 @@ def test_predicts(config, model, tmp_path):
         return
     instances = result.pred_instances
     x1, y1, x2, y2 = instances.bboxes.T
-    # the pipeline of RTMDet pads to a square, where mmdet lets boxes reach
+    # RTMDet's pipeline pads to a square, and mmdet lets boxes reach into the padding
     bottom = WIDTH if config.model.type == 'RTMDet' else HEIGHT
     assert len(instances) == 20 and torch.isfinite(instances.scores).all()
     for low, high, limit in ((x1, x2, WIDTH), (y1, y2, bottom)):

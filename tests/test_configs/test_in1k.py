@@ -220,7 +220,7 @@ def test_rand_augment_does_what_timm_does(name, level, rand_augment, photo):
     """Each operation at levels that occur, in both directions where it has two."""
     np.random.seed(0)
     random.seed(0)
-    # of two alike, the one that interpolates as the peer will
+    # the second of two equal operations interpolates as the peer does
     *_, policy = (p for p in rand_augment['policies'] if name_of(p) == name)
     policy = merge_hparams(dict(policy, prob=1.0), rand_augment['hparams'])
     if 'magnitude_range' in policy:
