@@ -20,7 +20,9 @@ class GlooRunner(Runner):
     """mmengine's Runner, whose processes communicate by gloo where there is no GPU.
 
     In a single process, or with a GPU, it is mmengine's Runner unchanged. A config
-    selects it by ``runner_type``, see ``configs/_base_/gloo_cpu.py``.
+    selects it by ``runner_type``, see ``configs/_base_/gloo_cpu.py``. The training and
+    test scripts of OpenMMLab read that field, except mmseg 1.2.2's test.py; this
+    package's test.py serves there.
 
     Args:
         kwargs: As in mmengine's Runner.
