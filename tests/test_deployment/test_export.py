@@ -170,9 +170,9 @@ def fails(tool, trained, tmp_path, capsys):
     """Run the tool on a model of a kind; return its message."""
 
     def run(kind, *args, error=Exception, shape=64, out='a.onnx'):
-        model = [kind]
+        model = kind if isinstance(kind, tuple) else (kind,)
         if kind in ('classifier', 'detector'):
-            model = [trained(kind) / 'a.py', trained(kind) / 'a.pth']
+            model = trained(kind) / 'a.py', trained(kind) / 'a.pth'
         out = tmp_path / 'new' / out
         with pytest.raises(error) as info:
             tool.main([*map(str, [*model, '--shape', shape, '--out', out, *args])])
@@ -211,7 +211,7 @@ def test_what_cannot_be_exported(fails, trained, tmp_path):
     assert str(missing) in fails('classifier', '--check', '--image', missing)
     config = trained('detector') / 'a.py'
     weights = trained('classifier') / 'a.pth'
-    assert weights.name in fails(config, weights)
+    assert weights.name in fails((config, weights))
 
 
 @pytest.mark.parametrize('form', ['litert', 'ncnn', 'executorch', 'coreml'])
