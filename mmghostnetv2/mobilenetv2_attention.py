@@ -1,11 +1,11 @@
 """MobileNetV2 with attention; its users need mmpretrain."""
 
+from mmengine.registry import MODELS
 from mmpretrain.models import MobileNetV2
 from torch import Tensor, nn
 
 from .models.dfc_attention import check_choice
 from .models.fold_norms import fold_norms
-from mmengine.registry import MODELS
 
 POSITIONS = ('expanded', 'output')
 
