@@ -20,17 +20,17 @@ from mmghostnetv2.models import (
     SqueezeExcite,
 )
 
-from .conftest import randomise
-from .test_ablations import OPTIONS
+from .test_models.conftest import randomise
+from .test_models.test_ablations import OPTIONS
 
 # The first stages have every kind of block and, but for DFC attention in the stages 2
 # and 3 of Table 7 alone, every ablation.
 NETWORKS = {
-    'V1': (GhostNet, dict(out_indices=(3,))),
-    'V2': (GhostNetV2, dict(out_indices=(3,))),
+    'V1': (GhostNet, dict(out_indices=(2,))),
+    'V2': (GhostNetV2, dict(out_indices=(2,))),
     'self-attention': (GhostNetSelfAttention, dict(out_indices=(4,))),
     **{
-        name: (GhostNetV2, dict(out_indices=(3,), **options))
+        name: (GhostNetV2, dict(out_indices=(2,), **options))
         for name, options in OPTIONS.items()
         if name not in ('table7-2', 'table7-3')
     },
