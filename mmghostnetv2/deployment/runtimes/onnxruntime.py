@@ -1,13 +1,40 @@
 """ONNX Runtime, and the export of networks to ONNX with sizes fixed or free."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import networks  # noqa: F401  it registers mmghostnetv2::batch_nms
 from .base import Runtime, Session
+
+
+@contextmanager
+def _free_sizes() -> Iterator[None]:
+    """Replace the one layer of mmseg that fixes sizes: it calls int() on them."""
+    if 'mmseg' not in sys.modules:
+        yield
+        return
+    from mmseg.models.utils import Upsample
+
+    def upsample(self, x: Tensor) -> Tensor:
+        return F.interpolate(
+            x,
+            scale_factor=self.scale_factor,
+            mode=self.mode,
+            align_corners=self.align_corners,
+        )
+
+    original, Upsample.forward = Upsample.forward, upsample
+    try:
+        yield
+    finally:
+        Upsample.forward = original
 
 
 def write(
@@ -46,7 +73,7 @@ def write(
         images = torch.rand(2, images.shape[1], *sides)
         free = ({0: 'batch', 2: 'height', 3: 'width'},)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _free_sizes() if dynamic else nullcontext():
             torch.onnx.export(
                 network,
                 (images,),
