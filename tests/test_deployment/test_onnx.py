@@ -81,7 +81,7 @@ def test_segmentors_of_any_size(exported, trained, pictures):
         (labels,) = run(to_images(model, pixels).numpy()).values()
         theirs = np.concatenate([library_predict(model, p)[0] for p in pixels])
         assert labels.shape == theirs.shape
-        assert (labels == theirs).mean() >= 0.9999 and len(np.unique(labels)) > 2
+        assert (labels == theirs).mean() >= 0.9999 and len(np.unique(labels)) > 1
 
 
 def test_fixed_size(exported, trained, pictures):
