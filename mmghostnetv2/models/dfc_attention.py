@@ -8,6 +8,11 @@ from torch import Tensor, nn
 from ..registry import register_model
 
 
+def hard_sigmoid(logits: Tensor) -> Tensor:
+    """Compute relu6(x + 3) / 6; F.hardsigmoid lacks gradients of gradients."""
+    return F.relu6(logits + 3) / 6
+
+
 def clip(logits: Tensor) -> Tensor:
     """Limit values to the range from 0 to 1 (Table 9)."""
     return logits.clamp(0, 1)
@@ -15,7 +20,7 @@ def clip(logits: Tensor) -> Tensor:
 
 SCALINGS: dict[str, Callable[[Tensor], Tensor]] = {
     'sigmoid': torch.sigmoid,
-    'hard_sigmoid': F.hardsigmoid,
+    'hard_sigmoid': hard_sigmoid,
     'clip': clip,
 }
 SCALING_POSITIONS = ('before', 'after')
