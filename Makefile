@@ -58,7 +58,7 @@ lint: setup  ## check style and formatting
 	@.venv/bin/ruff format --check .
 
 clean:  ## remove results, generated data and build products, not .venv
-	rm -rf work_dirs data/digits data/digit_pairs* build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf work_dirs data/digits* data/digit_pairs* build dist .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 clean-all: clean  ## remove .venv as well

@@ -23,14 +23,17 @@ from mmghostnetv2.arguments import make_parser, run_tool
 from mmghostnetv2.output import require_same_config
 
 ROOT = Path(__file__).resolve().parents[1]
-# For each task: its library, its config, what --short changes in the config, and the
-# metrics that the library's test logs, each with the name to print and the value that
-# `make quickstart` must reach on the held-out pictures; then the config to go on with.
+DATA, SHORT_DATA = 'data/digits', 'data/digits_short'
+# For each task: its library, its config, its part of the data, what --short changes in
+# the config, and the metrics that the library's test logs, each with the name to print
+# and the value that `make quickstart` must reach on the held-out pictures; then the
+# config to go on with.
 # The classifier is also the pre-training of the other tasks.
 TASKS = {
     'cls': dict(
         library='mmpretrain',
         config='configs/digits/ghostnetv2_100_digits.py',
+        folder='classification',
         short={'train_cfg.max_epochs': 1, 'train_dataloader.dataset.indices': 64},
         metrics={'accuracy/top1': ('top-1, %', 97.0)},
         next_config='configs/ghostnetv2_100_in1k.py',
@@ -39,10 +42,8 @@ TASKS = {
     'det': dict(
         library='mmdet',
         config='configs/digits/yolov3_ghostnetv2_320_digits.py',
-        short={
-            'train_cfg.max_epochs': 1,
-            'train_dataloader.dataset.dataset.indices': 24,
-        },
+        folder='detection',
+        short={'train_cfg.max_epochs': 1},
         metrics={
             'coco/bbox_mAP': ('AP', 0.70),
             'coco/bbox_mAP_50': ('AP50', 0.95),
@@ -57,7 +58,8 @@ TASKS = {
     'seg': dict(
         library='mmseg',
         config='configs/digits/fpn_ghostnetv2_digits.py',
-        short={'train_cfg.max_iters': 2},
+        folder='segmentation',
+        short={'train_cfg.max_iters': 2, 'default_hooks.visualization.interval': 1},
         metrics={
             'mIoU': ('mIoU, %', 80.0),
             'mAcc': ('mAcc, %', None),
@@ -94,6 +96,22 @@ def last_checkpoint(work_dir: str) -> str:
     return f'{work_dir}/{Path(file.read_text()).name}' if file.exists() else ''
 
 
+def short_options(task: dict) -> dict:
+    """Return the changes of a task's config for a short run on a few pictures."""
+    cfg = Config.fromfile(ROOT / task['config'])
+    folder = f'{SHORT_DATA}/{task["folder"]}'
+    options = dict(task['short'])
+    for split in ('train', 'val', 'test'):
+        key = f'{split}_dataloader.dataset'
+        if 'dataset' in cfg[f'{split}_dataloader'].dataset:  # inside of a RepeatDataset
+            key += '.dataset'
+        options[f'{key}.data_root'] = f'{folder}/'
+        if 'ann_file' in (cfg.get(f'{split}_evaluator') or {}):
+            truth = f'{folder}/annotations/instances_val.json'
+            options[f'{split}_evaluator.ann_file'] = truth
+    return options
+
+
 def train(title: str, task: dict, work_dir: str, options: dict) -> None:
     """Train, or go on with a training; do nothing if it is finished."""
     cfg = Config.fromfile(ROOT / task['config'])
@@ -105,9 +123,13 @@ def train(title: str, task: dict, work_dir: str, options: dict) -> None:
         return
     command = ['mim', 'train', task['library'], task['config']]
     command += ['--work-dir', work_dir, '--resume']
-    if options:
-        command += ['--cfg-options', *(f'{k}={v}' for k, v in options.items())]
-    run(title, *command)
+    run(title, *command, *cfg_options(options))
+
+
+def cfg_options(options: dict) -> list[str]:
+    """Write changes of a config as arguments of a command."""
+    changes = [f'{key}={value}' for key, value in options.items()]
+    return ['--cfg-options', *changes] if changes else []
 
 
 def read_metrics(work_dir: str) -> dict[str, float]:
@@ -157,33 +179,34 @@ def main(argv=None) -> None:
     for name, folder in work_dirs.items():
         config = Config.fromfile(ROOT / TASKS[name]['config'])
         require_same_config(ROOT / folder, config)
-    run('data', 'python', 'tools/datasets/make_digits.py')
+    data = SHORT_DATA if args.short else DATA
+    draw = ['python', 'tools/datasets/make_digits.py', '--out-dir', data]
+    if args.short:
+        draw += ['--train', '24', '--val', '16', '--cls-copies', '1']
+    run('data', *draw)
     for name, folder in work_dirs.items():
-        options = dict(TASKS[name]['short']) if args.short else {}
+        options = short_options(TASKS[name]) if args.short else {}
         if args.short and name != 'cls':
             weights = last_checkpoint(work_dirs['cls'])
             options['model.backbone.init_cfg.checkpoint'] = weights
         title = 'training' if name == args.task else 'pre-training'
         train(title, TASKS[name], folder, options)
 
+    # The options are those of the training that came last, the task's own.
     task, work_dir = TASKS[args.task], work_dirs[args.task]
-    test = ['mim', 'test', task['library'], task['config']]
-    test += [
-        '--checkpoint',
-        last_checkpoint(work_dir),
-        '--work-dir',
-        f'{work_dir}/test',
-    ]
+    test = ['mim', 'test', task['library'], task['config'], '--checkpoint']
+    test += [last_checkpoint(work_dir), '--work-dir', f'{work_dir}/test']
     if args.task == 'det':
         predictions, drawn = f'{work_dir}/predictions', f'{work_dir}/predictions.png'
-        test += ['--cfg-options', f'test_evaluator.outfile_prefix={predictions}']
+        options['test_evaluator.outfile_prefix'] = predictions
     else:
         drawn = f'{work_dir}/pictures'
         test += ['--show-dir', drawn]
+    test += cfg_options(options)
     run('test', *test)
     if args.task == 'det':
-        data = 'data/digits/detection'
-        draw = [f'{data}/annotations/instances_val.json', f'{data}/val']
+        pictures = f'{data}/detection'
+        draw = [f'{pictures}/annotations/instances_val.json', f'{pictures}/val']
         draw += [f'{predictions}.bbox.json', '--out', drawn, '--force']
         run('picture', 'python', 'tools/visualization/contact_sheet.py', *draw)
 
