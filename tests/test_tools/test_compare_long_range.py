@@ -229,7 +229,9 @@ def test_commands_run_side_by_side_and_failures_are_named(tool, tmp_path, monkey
 def test_seeds_must_differ(tool, capsys, seeds):
     with pytest.raises(SystemExit):
         tool.main(['--short', '--seeds', *seeds])
-    assert 'argument --seeds: two or more different ones' in capsys.readouterr().err
+    assert (
+        'argument --seeds: needs two or more different ones' in capsys.readouterr().err
+    )
 
 
 def test_short_run(tmp_path):

@@ -1,22 +1,22 @@
-"""Compare GhostNet V1 with GhostNetV2 on a task about relations of distant digits.
+"""Compare GhostNet V1 with GhostNetV2 on a task that needs long-range attention.
 
 Example:
     python tools/analysis_tools/compare_long_range.py --seeds 0 1 2
 
-With equal FLOPs and an equal recipe both learn which way round a circle leads from one
-digit to another one far away, see tools/datasets/make_digit_pairs.py. For each seed the
-two are trained side by side, each on half of the cores, by public commands, which are
-printed before they start. Finished trainings are kept, interrupted ones go on.
+Both networks have equal FLOPs and the same recipe. They learn the relation of two
+distant digits in a picture, see tools/datasets/make_digit_pairs.py. For each seed both
+are trained at the same time, each on half of the cores. The tool prints the commands
+that it starts. It keeps finished trainings and resumes interrupted ones.
 
-The networks are compared by the accuracy after the last epoch, in percent of the pairs
-drawn with held-out digits. The folder of the results, work_dirs/long_range, gets
+The result is the accuracy after the last epoch on pairs of held-out digits, in percent.
+The tool writes into work_dirs/long_range
 
 - ``table.md`` and ``table.csv``: each seed, mean, standard deviation, and the paired
   difference with its standard error and Student's 95 % interval,
-- ``curves.png``: the validations after all epochs,
+- ``curves.png``: the accuracy after each epoch,
 - ``task.png``: some of the pictures.
 
-Run it from the checkout's root.
+Run it in the root of the checkout.
 """
 
 import csv
@@ -39,14 +39,14 @@ from mmghostnetv2.arguments import at_least, make_parser, run_tool
 from mmghostnetv2.output import markdown_table, require_same_config
 
 ROOT = Path(__file__).resolve().parents[2]
-NETWORKS = {  # the second is compared with the first
+NETWORKS = {  # differences are the second minus the first
     'GhostNet V1 1.1x': 'configs/digits/ghostnet_110_pairs.py',
     'GhostNetV2 1.0x': 'configs/digits/ghostnetv2_100_pairs.py',
 }
 COLOURS = 'tab:orange', 'tab:blue'
 METRIC = 'accuracy/top1'
 CHANCE = 50
-# Options of the data set's tool, changes of the configs and seeds, by size of the task
+# Options of make_digit_pairs.py, changes of the configs, and seeds, by size of the task
 SIZES = {
     '': dict(data={}, options={}, seeds=[0, 1, 2, 3, 4]),
     'short': dict(
@@ -63,9 +63,9 @@ SIZES = {
 
 
 def environment():
-    """Name this interpreter's tools and half of the cores, for each of two trainings.
+    """Return variables that give a training this Python and half of the cores.
 
-    If there are more threads than cores, they wait for each other in busy loops.
+    With more threads than cores, OpenMP's threads wait for each other in busy loops.
     """
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ.get("PATH", "")}'
     threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
@@ -74,7 +74,7 @@ def environment():
 
 
 def run_all(jobs):
-    """Print and run commands side by side, each with the log file to add to."""
+    """Print pairs of a command and its log file, and run them at the same time."""
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     started = []
     for command, log in jobs:
@@ -94,7 +94,7 @@ def run_all(jobs):
 def read_curve(work_dir):
     """Return {epoch: accuracy in percent} from all of a training's logs."""
     curve = {}
-    # one folder for each start, named after its time
+    # Each start of the training has a folder, whose name is the time.
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         records = map(json.loads, path.read_text().splitlines())
         curve |= {item['step']: item[METRIC] for item in records if METRIC in item}
@@ -102,7 +102,7 @@ def read_curve(work_dir):
 
 
 def train(configs, seed, options, out):
-    """Train both networks unless they are trained already; returns their curves."""
+    """Train both networks unless they are trained already, and return their curves."""
     work_dirs = [out / Path(name).stem / f'seed_{seed}' for name in NETWORKS.values()]
     curves, jobs = list(map(read_curve, work_dirs)), []
     last = configs[0].train_cfg.max_epochs
@@ -121,7 +121,7 @@ def train(configs, seed, options, out):
         run_all(jobs)
         curves = list(map(read_curve, work_dirs))
     for work_dir, curve in zip(work_dirs, curves, strict=True):
-        if last not in curve:  # interrupted between last checkpoint and validation
+        if last not in curve:  # the last checkpoint exists, but was not validated
             raise RuntimeError(
                 f'{work_dir} lacks the last validation: remove it to train again'
             )
@@ -129,21 +129,18 @@ def train(configs, seed, options, out):
 
 
 def cost(config, height):
-    """Return millions of parameters and of FLOPs for one picture, as the paper counts.
-
-    FLOPs are multiply-accumulates.
-    """
+    """Return parameters and multiply-accumulates for one picture, in millions."""
     numbers = count(build_network(config.filename), (height, 3 * height))
     return [number / 1e6 for number in numbers]
 
 
 def tabulate(finals, costs, height):
-    """List the table's rows of a label and three texts.
+    """Return the rows of the table, each a label and three strings.
 
     Args:
-        finals (dict): Of each seed the accuracies of both networks.
-        costs (list): Of each network parameters and FLOPs in millions.
-        height (int): Of the pictures in pixels.
+        finals (dict): {seed: accuracies of both networks}.
+        costs (list): Parameters and FLOPs of each network in millions.
+        height (int): Height of the pictures in pixels.
     """
     values = np.array(list(finals.values()))
     values = np.column_stack([values, values[:, 1] - values[:, 0]])
@@ -178,14 +175,14 @@ def write_table(rows, out):
 
 
 def draw_curves(curves, last, path):
-    """Draw each network's mean, its seeds and the range they span.
+    """Draw the mean, the range and all seeds of each network.
 
-    ``curves`` holds of each seed two dicts as read_curve returns them.
+    ``curves`` is {seed: pair of curves}, each as read_curve returns it.
     """
     figure, axes = plt.subplots(figsize=(7, 5), layout='constrained')
     epochs = np.arange(1, last + 1)
     for i, (name, colour) in enumerate(zip(NETWORKS, COLOURS, strict=True)):
-        # an interrupted validation leaves a gap
+        # A validation that was interrupted leaves a gap.
         values = [[pair[i].get(e, np.nan) for e in epochs] for pair in curves.values()]
         mean = np.mean(values, 0)
         label = f'{name}: mean, range and each of {len(values)} seeds'
@@ -204,7 +201,7 @@ def draw_curves(curves, last, path):
 
 
 def draw_task(data, path):
-    """Show pictures of both classes of pairs and of single digits."""
+    """Draw examples of both classes of pairs and of single digits."""
     train = data / 'train'
     rows = [sorted(folder.iterdir())[:4] for folder in sorted(train.glob('pair_*'))]
     rows.append([min(train.glob(f'single_{digit}/*')) for digit in range(4)])
@@ -219,18 +216,17 @@ def draw_task(data, path):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument(
-        '--seeds', type=at_least(0), nargs='+', help='two or more (default: 0 to 4)'
-    )
+    text = 'two or more (default: 0 to 4)'
+    parser.add_argument('--seeds', type=at_least(0), nargs='+', help=text)
     add = parser.add_mutually_exclusive_group().add_argument
     size = dict(dest='size', action='store_const', default='')
     add('--short', const='short', **size, help='one epoch, few pictures, two seeds')
-    add('--large', const='large', **size, help='with a GPU: larger, more pictures')
+    add('--large', const='large', **size, help='more and larger pictures, for a GPU')
     args = parser.parse_args(argv)
     size = SIZES[args.size]
     seeds = args.seeds or size['seeds']
     if len(set(seeds)) < max(2, len(seeds)):
-        parser.error(f'argument --seeds: two or more different ones, not {seeds}')
+        parser.error(f'argument --seeds: needs two or more different ones, got {seeds}')
 
     suffix = f'_{args.size}' if args.size else ''
     data, out = f'data/digit_pairs{suffix}', ROOT / f'work_dirs/long_range{suffix}'

@@ -5,12 +5,11 @@ Example:
     python tools/analysis_tools/get_flops.py timm:ghostnetv2_100
 
 FLOPs are multiply-accumulates of convolutions and linear layers, as the paper counts
-them. A NETWORK is a config of mmpretrain, mmdet or mmseg, by file or by name, whose
-model is counted from the normalised image to the outputs of its head; timm:NAME;
-TIMMBackbone:NAME or mmpretrain:NAME. NETWORK+backbone is the backbone alone. In a
-two-stage detector 100 regions an image go through the second stage. Other options of
-the benchmark's names, such as +deploy, are refused: a network is counted as it is
-trained.
+them. A NETWORK is the file or the name of a config of mmpretrain, mmdet or mmseg;
+timm:NAME; TIMMBackbone:NAME or mmpretrain:NAME. It is counted from the normalised image
+to the outputs of its head. NETWORK+backbone is the backbone alone. The second stage of
+a two-stage detector gets 100 regions an image. Other options of benchmark.py, such as
++deploy, are refused, because a network is counted as it is trained.
 """
 
 from mmghostnetv2.analysis import build_network, count_blocks
@@ -26,7 +25,7 @@ from mmghostnetv2.output import markdown_table
 
 
 def tabulate(blocks):
-    """Write the table of the blocks as lines of Markdown."""
+    """Return the blocks and their sum as the lines of a Markdown table."""
     parameters = sum(block.parameters for block in blocks)
     flops = sum(block.flops for block in blocks)
     rows = [('block', 'type', 'parameters', 'FLOPs', 'share of FLOPs')]

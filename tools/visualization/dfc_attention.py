@@ -1,4 +1,4 @@
-r"""Draw what DFC attention looks at, after Figure 6 of the GhostNetV2 paper.
+r"""Draw attention maps of DFC attention, as in Figure 6 of the GhostNetV2 paper.
 
 Example:
     python tools/visualization/dfc_attention.py \
@@ -8,9 +8,9 @@ Example:
         --blocks 2.0 6.3 8.3 --positions 0.5,0.5 --out attention.png
 
 The config is one of mmpretrain, mmdet or mmseg whose network has DFC attention. The
-image goes through the config's test pipeline. There is a row for each block and
-position; docs/dfc_attention.md explains the panels. The maps are also saved as arrays,
-in attention.npz beside the picture.
+config's test pipeline prepares the image. The figure has a row for each block and
+position; docs/dfc_attention.md explains the panels. The tool also saves the maps as
+arrays, in attention.npz beside the figure.
 """
 
 import re
@@ -55,8 +55,8 @@ TITLES = {
 
 
 def read_image(model, path):
-    """Return the picture after the test pipeline, in RGB, and the network's input."""
-    with Image.open(path) as image:  # mmcv's own message does not name the file
+    """Return the picture in RGB after the test pipeline, and the network's input."""
+    with Image.open(path) as image:  # mmcv's message does not name the file
         image.load()
     steps = [
         step
@@ -69,13 +69,13 @@ def read_image(model, path):
 
 
 def short_name(path):
-    """Shorten a module's path, in GhostNetV2 to its stage and block."""
+    """Shorten a module's path; in GhostNetV2 only stage and block remain."""
     path = path.removeprefix('backbone.').removeprefix('blocks.')
     return path.removesuffix('.short_conv').removesuffix('.ghost1')
 
 
 def select(inputs, model, blocks):
-    """Choose attentions by their names or by those of the modules that hold them."""
+    """Choose attentions by their names or the names of modules that contain them."""
     named = {short_name(path): value for path, value in inputs.items()}
     names = list(named)
     if not names:
@@ -96,7 +96,7 @@ def select(inputs, model, blocks):
 
 
 def locate(text, width, height):
-    """Turn 'X,Y', pixels or, with a decimal point, fractions, into a pixel."""
+    """Turn 'X,Y' into a pixel; numbers with a decimal point are fractions of a side."""
     match = re.fullmatch(r'(\d+|\d*\.\d+),(\d+|\d*\.\d+)', text)
     if not match:
         raise ValueError(f'position {text} is not X,Y such as 0.5,0.5 or 160,160')
@@ -114,9 +114,9 @@ def locate(text, width, height):
 
 
 def compute(attention, features, images, pixel, channel=None):
-    """Compute one attention's maps for a pixel, as arrays, with the lines in place.
+    """Return the maps of one attention for a pixel, {name: array}.
 
-    They are of one channel of the gate or, by default, means over all.
+    They belong to one channel of the gate or, by default, are means over all channels.
     """
     size = tuple(features.shape[-2:])
     position = tuple(
@@ -145,7 +145,7 @@ def compute(attention, features, images, pixel, channel=None):
 
 
 def cross_share(maps):
-    """Return the shares of the decoupled weight, and of its positions, on the cross."""
+    """Return which shares of the product's weight and positions are on the cross."""
     product = maps['product']
     cross = (maps['vertical'] > 0) | (maps['horizontal'] > 0)
     return product[cross].sum() / product.sum(), cross[product > 0].mean()
@@ -158,7 +158,7 @@ def relative(weights):
 
 
 def window(product, width, height):
-    """Return left, right, bottom and top of all weights and one place more, pixels."""
+    """Return left, right, bottom, top of all weights and a margin of one, in pixels."""
     bounds = []
     for axis, cell in ((0, width), (1, height)):
         places = np.flatnonzero(product.any(axis))
@@ -171,7 +171,7 @@ def draw_row(axes, maps, pixel, picture, size, norm):
     panels = dict(zip(TITLES, axes, strict=True))
     height, width = size
     whole = (0, width, height, 0)
-    # One place of the half-sized maps is two rows and columns of the features.
+    # One position of the half-sized maps covers two rows and columns of the features.
     rows, columns = maps['product'].shape
     down = min(2 * height / maps['full'].shape[0], height / rows)
     across = min(2 * width / maps['full'].shape[1], width / columns)
@@ -208,8 +208,8 @@ def draw(results, picture, size, title):
     figure = Figure((13, 2.4 * len(results) + 1), layout='constrained')
     figure.suptitle(title)
     axes = figure.subplots(len(results), len(TITLES), squeeze=False)
-    # One colour scale for all, to a factor of two at least, so that small differences
-    # look small.
+    # All panels share a colour scale, which reaches at least a factor of two, so that
+    # small differences look small.
     logs = [
         np.abs(relative(maps[name])).max()
         for *_, maps in results
@@ -248,7 +248,7 @@ def main(argv=None):
         nargs='+',
         default=['0.5,0.5'],
         metavar='X,Y',
-        help='of the picture that the test pipeline makes, in pixels or, with a '
+        help='positions in the picture after the test pipeline, in pixels or, with a '
         'decimal point, in fractions of its sides (default: 0.5,0.5)',
     )
     text = 'channel of the gate to draw (default: the mean over all)'
