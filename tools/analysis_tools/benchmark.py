@@ -5,16 +5,16 @@ Example:
         ghostnetv2_100_in1k ghostnetv2_100_in1k+deploy+channels_last \
         --runtime torch onnxruntime --images 1x224 8x224 1x512 --threads 1 2
 
-A NETWORK is a config of mmpretrain, mmdet or mmseg, by file or by name; timm:NAME;
-TIMMBackbone:NAME, which gives features of strides 4 to 32; or mmpretrain:NAME. Options
-follow a plus sign: +backbone, the backbone alone; +deploy, with its batch norms folded;
-+accelerate, with Triton kernels on a GPU; +channels_last, for torch.
-A network is timed from the normalised image to the outputs of its head.
+A NETWORK is the file or the name of a config of mmpretrain, mmdet or mmseg; timm:NAME;
+TIMMBackbone:NAME, which returns features of strides 4 to 32; or mmpretrain:NAME.
+Options follow a plus sign: +backbone takes the backbone alone, +deploy folds the batch
+norms, +accelerate uses Triton kernels on a GPU, and +channels_last sets torch's memory
+format. A network is timed from the normalised image to the outputs of its head.
 
 The weights are random. Before the timing, the outputs of each network must equal those
-of the network without its options in torch, within 1e-4 of their largest value (1e-3 on
-a GPU, 5e-2 with --amp). Then all networks run in turn, in another order in each round,
-and ratios to the first network are taken within a round.
+of the same network in torch without options, within 1e-4 of their largest value (1e-3
+on a GPU, 5e-2 with --amp). Then each round runs all networks once, in random order, and
+ratios to the first network are taken within a round.
 
 The tool writes benchmark.md and benchmark.csv. With --plot it also draws accuracy over
 latency into benchmark.png, for networks whose accuracy is known, and latency over
@@ -73,17 +73,16 @@ from mmghostnetv2.deployment.runtimes import (
 from mmghostnetv2.output import markdown_table, progress, require_free, written
 
 ROOT = Path(__file__).resolve().parents[2]
-# Core ML's files, for one, can be written on Linux, but not run.
+# Core ML is not among them, because its files do not run on Linux.
 CPU_RUNTIMES = [name for name, runtime in RUNTIMES.items() if runtime.runs]
 LIBRARIES = ('timm', 'mmpretrain', 'mmdet')
-SOURCES = {'paper': "the paper's", 'timm': "timm's, of the released weights"}
 
 
 class Result(NamedTuple):
     """One network in one setting.
 
-    Times are milliseconds; ``ratio`` is to the first network in the same round, and
-    ``added`` the median of the milliseconds beyond that network's.
+    ``ratio`` is the time divided by that of the first network in the same round, and
+    ``added`` is the median difference from it in milliseconds.
     """
 
     runtime: str
@@ -104,12 +103,12 @@ class Result(NamedTuple):
 
 
 def options_of(name, args):
-    """Return the changes of a network's config, or None if it has no config."""
+    """Return --cfg-options for a network that has a config, and None for others."""
     return args.cfg_options if ':' not in name else None
 
 
 def build_networks(args):
-    """Build the networks by name; with --equal all have the weights of the first."""
+    """Build {name: network}; with --equal all have the weights of the first."""
     networks = {}
     for name in args.networks:
         torch.manual_seed(0)
@@ -124,7 +123,7 @@ def build_networks(args):
 
 
 def compute_expected(networks, shape, args):
-    """Compute the outputs of all networks in torch, {name: arrays}."""
+    """Return the outputs of all networks in torch, {name: arrays}."""
     images, expected = random_images(shape), {}
     for name, network in networks.items():
         with torch.no_grad(), named_errors(f'{name}, images of {shape}'):
@@ -137,7 +136,7 @@ def compute_expected(networks, shape, args):
 
 
 def prepare_inference(networks, expected, shape, runtime, threads, args, folder):
-    """Make all networks ready to run; returns {name: runner} and {name: model}."""
+    """Return {name: runner} and {name: exported file or network's name}."""
     runners, models = {}, {}
     for number, (name, network) in enumerate(networks.items()):
         network, model = apply_options(deepcopy(network), name), None
@@ -156,13 +155,13 @@ def prepare_inference(networks, expected, shape, runtime, threads, args, folder)
 
 
 def prepare_training(networks, shape, threads, args):
-    """Make all networks ready to be trained, as :func:`prepare_inference` does."""
+    """Return the same as :func:`prepare_inference` for training steps."""
     runners = {}
     for name, network in networks.items():
         network = apply_options(deepcopy(network), name)
         runners[name] = training_step(network, shape, threads, args.device, args.amp)
     if args.equal:
-        # The loss of the second step is that after an update.
+        # The second loss shows that the first update was equal, too.
         losses = {name: np.array([run(), run()]) for name, run in runners.items()}
         first, tolerance = args.networks[0], 5e-2 if args.amp else 1e-3
         for name, loss in losses.items():
@@ -172,7 +171,7 @@ def prepare_training(networks, shape, threads, args):
 
 
 def measure(networks, expected, shape, runtime, threads, args):
-    """Time all networks in one setting; returns a Result for each."""
+    """Time all networks in one setting and return a Result for each."""
     with TemporaryDirectory() as folder:
         if args.train:
             runners, models = prepare_training(networks, shape, threads, args)
@@ -207,7 +206,7 @@ def measure(networks, expected, shape, runtime, threads, args):
 
 
 def tabulate(results):
-    """Write the results as lines of Markdown."""
+    """Return the results as the lines of a Markdown table."""
     header = ['runtime', 'threads', 'images', 'network', 'ms', 'ratio', 'images/s']
     with_memory = results[0].megabytes is not None
     rows = [header + ['peak memory, MB'] * with_memory]
@@ -221,7 +220,7 @@ def tabulate(results):
 
 
 def curves_of(results):
-    """Return {setting: results} for batches with three or more numbers of pixels."""
+    """Return {setting: results} where images have three or more different sizes."""
     curves = {}
     for result in results:
         setting = result.runtime, result.threads, result.images.split('x')[0]
@@ -234,11 +233,7 @@ def curves_of(results):
 
 
 def growth(results):
-    """Fit powers of the number of pixels to all curves.
-
-    Returns:
-        list[str]: Lines of Markdown, or none.
-    """
+    """Fit powers of the number of pixels; return a Markdown table's lines, or none."""
     header = ['runtime', 'threads', 'batch', 'network', 'exponent of ms', 'of added ms']
     with_memory = results[0].megabytes is not None
     rows = [header + ['of memory'] * with_memory]
@@ -253,29 +248,25 @@ def growth(results):
 
 
 def write_csv(results, path):
-    """Write a line for each network in each setting, with plain numbers."""
-    spreads = ('milliseconds', 'ratio')
+    """Write one line for each network in each setting, with plain numbers."""
+    names, spreads = Result._fields, product(Result._fields[4:6], Quartiles._fields)
     with path.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)
-        header = list(Result._fields[:4])
-        header += [f'{name}_{part}' for name in spreads for part in Quartiles._fields]
-        writer.writerow([*header, *Result._fields[6:]])
+        writer.writerow([*names[:4], *map('_'.join, spreads), *names[6:]])
         for result in results:
-            numbers = [*result.milliseconds, *result.ratio, *result[6:8]]
-            cells = [f'{number:.5g}' for number in numbers]
-            megabytes = result.megabytes
-            cells.append('' if megabytes is None else f'{megabytes:.1f}')
+            numbers = [*result.milliseconds, *result.ratio, *result[6:]]
+            cells = ['' if number is None else f'{number:.5g}' for number in numbers]
             writer.writerow([*result[:4], *cells])
 
 
 def read_accuracies():
-    """Read the top-1 accuracies on ImageNet of networks, {name: {source: percent}}."""
+    """Read known top-1 accuracies on ImageNet, {network: {source: percent}}."""
     found = {}
     tables = yaml.safe_load(Path(__file__).with_name('paper_tables.yml').read_text())
     for table in tables:
         for row in table['rows']:
             if {'network', 'top1'} <= row.keys() and 'options' not in row:
-                # Table 2 comes before the ablations, which repeat its networks.
+                # The ablations repeat networks of Table 2, whose value is kept.
                 found.setdefault(row['network'], {}).setdefault('paper', row['top1'])
     metafile = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())
     for model in metafile['Models']:
@@ -283,14 +274,14 @@ def read_accuracies():
         if 'Top 1 Accuracy (timm)' in metrics:
             name = Path(model['Config']).stem
             found.setdefault(name, {})['timm'] = metrics['Top 1 Accuracy (timm)']
-    for name in list(found):  # timm's code of the same networks
+    for name in list(found):  # timm has the same networks
         if name.startswith('ghostnet'):
             found[f'timm:{name.removesuffix("_in1k")}'] = found[name]
     return found
 
 
 def panels(settings, **kwargs):
-    """Make a figure with a panel for each setting; returns it and {setting: axes}."""
+    """Make a figure with a panel for each setting; return it and {setting: axes}."""
     figure = Figure(figsize=(6.5 * len(settings), 5.5), layout='constrained')
     axes = figure.subplots(1, len(settings), squeeze=False, **kwargs)[0]
     for panel, (runtime, threads, images) in zip(axes, settings, strict=True):
@@ -304,36 +295,28 @@ def draw_accuracy(results, accuracies, path):
     """Draw accuracy over latency, a panel for each setting."""
     settings = list(dict.fromkeys(result[:3] for result in results))
     figure, axes = panels(settings, sharey=True)
-    for setting, panel in axes.items():
-        points = [
-            (accuracies[name], result)
-            for result in results
-            if result[:3] == setting
-            and (name := split_options(result.network)[0]) in accuracies
-        ]
-        points.sort(key=lambda point: max(point[0].values()))
-        for side, (found, result) in enumerate(points):
-            x = result.milliseconds.median
-            color = '#e07b00' if 'ghostnetv2' in result.network else '#6e6e78'
-            for source, y in found.items():
-                face = color if source == 'paper' else 'white'
-                panel.plot(x, y, 'o', color=color, markerfacecolor=face)
-            panel.annotate(
-                result.network,
-                (x, max(found.values())),
-                # Names alternate between both sides, as neighbours lie close.
-                (-7, 0) if side % 2 else (7, 0),
-                textcoords='offset points',
-                ha='right' if side % 2 else 'left',
-                va='center',
-                fontsize=7,
-            )
+    points = [
+        (found, result)
+        for result in results
+        if (found := accuracies.get(split_options(result.network)[0]))
+    ]
+    points.sort(key=lambda point: (point[1][:3], max(point[0].values())))
+    for number, (found, result) in enumerate(points):
+        panel, x = axes[result[:3]], result.milliseconds.median
+        color = '#e07b00' if 'ghostnetv2' in result.network else '#6e6e78'
+        for source, y in found.items():
+            face = color if source == 'paper' else 'white'
+            panel.plot(x, y, 'o', color=color, markerfacecolor=face)
+        # Neighbours lie close, so their names alternate between both sides.
+        offset, side = ((-7, 0), 'right') if number % 2 else ((7, 0), 'left')
+        style = dict(textcoords='offset points', ha=side, va='center', fontsize=7)
+        panel.annotate(result.network, (x, max(found.values())), offset, **style)
+    for panel in axes.values():
         panel.set_xlabel('latency, ms')
-        panel.margins(0.4, 0.1)  # names have room
+        panel.margins(0.4, 0.1)  # makes room for the names
     first = axes[settings[0]]
-    for source, title in SOURCES.items():
-        face = 'black' if source == 'paper' else 'white'
-        label = f'accuracy: {title}'
+    for face, source in ('black', "the paper's"), ('white', "timm's"):
+        label = f'accuracy: {source}'
         first.plot([], [], 'o', color='black', markerfacecolor=face, label=label)
     first.set_ylabel('ImageNet top-1, %')
     first.legend(fontsize=8, loc='upper left')
@@ -343,8 +326,8 @@ def draw_accuracy(results, accuracies, path):
 def draw_resolution(results, path):
     """Draw latency over resolution, a panel for each setting.
 
-    Medians are points and fitted powers lines; the time that a network takes beyond the
-    first one is dashed.
+    Points are medians and lines are fitted powers; dashed lines show the time beyond
+    that of the first network.
     """
     curves = curves_of(results)
     settings = list(dict.fromkeys((r, t, f'batch of {b}') for r, t, b, _ in curves))
@@ -358,7 +341,7 @@ def draw_resolution(results, path):
             ('--', f'{name}, added', [result.added for result in curve]),
         ):
             exponent, factor = fit_power(sides**2, values)
-            if np.isnan(exponent):  # nothing is added to the first network
+            if np.isnan(exponent):  # the first network adds no time to itself
                 continue
             label = f'{label}: pixels$^{{{exponent:.2f}}}$'
             fitted = factor * sides ** (2 * exponent)
@@ -377,7 +360,7 @@ def draw_resolution(results, path):
 
 
 def read_shape(text):
-    """Read the shape of a batch of images, BATCHxSIDE or BATCHxHEIGHTxWIDTH."""
+    """Turn BATCHxSIDE or BATCHxHEIGHTxWIDTH into the shape of a batch of images."""
     if not re.fullmatch(r'[1-9]\d*(x[1-9]\d*){1,2}', text):
         raise argparse.ArgumentTypeError(
             f'must be BATCHxSIDE or BATCHxHEIGHTxWIDTH, such as 1x224, got {text!r}'
@@ -391,31 +374,22 @@ def parse_args(argv):
     add = parser.add_argument
     add('networks', metavar='NETWORK', nargs='+', help='config or LIBRARY:NAME')
     add_cfg_options(parser)
-    add(
-        '--runtime',
-        nargs='+',
-        default=['torch'],
-        help=f'what runs them: {", ".join(CPU_RUNTIMES)}, and on a GPU '
-        f'{", ".join(CUDA_RUNTIMES)} (default: torch)',
-        metavar='RUNTIME',
-    )
-    add(
-        '--images',
-        nargs='+',
-        type=read_shape,
-        default=[(1, 3, 224, 224)],
-        help='batch and side in pixels, or height and width (default: 1x224)',
-        metavar='BATCHxSIDE',
-    )
-    text = 'threads of an operator (default: 1)'
+    text = f'on a CPU: {", ".join(CPU_RUNTIMES)}; on a GPU: {", ".join(CUDA_RUNTIMES)}'
+    default, text = ['torch'], f'{text} (default: torch)'
+    add('--runtime', nargs='+', default=default, help=text, metavar='RUNTIME')
+    default = [(1, 3, 224, 224)]
+    text = 'batch and side, or BATCHxHEIGHTxWIDTH, in pixels (default: 1x224)'
+    kwargs = dict(default=default, help=text, metavar='BATCHxSIDE')
+    add('--images', nargs='+', type=read_shape, **kwargs)
+    text = 'number of threads (default: 1)'
     add('--threads', nargs='+', type=positive_int, default=[1], help=text, metavar='N')
     text = 'timed runs of each network (default: 30)'
     add('--rounds', type=positive_int, default=30, help=text, metavar='N')
-    text = 'give all networks the same weights; they must compute the same'
+    text = 'give all networks the same weights and require equal outputs'
     add('--equal', action='store_true', help=text)
     text = 'time a training step: forward, loss, backward, SGD'
     add('--train', action='store_true', help=text)
-    text = 'measure the peak memory of each, in a process of its own'
+    text = 'measure the peak memory of each network in a separate process'
     add('--memory', action='store_true', help=text)
     add('--device', choices=('cpu', 'cuda'), default='cpu', help='default: cpu')
     add('--amp', action='store_true', help='mixed precision, on cuda')
@@ -424,7 +398,7 @@ def parse_args(argv):
     add_out_dir(parser, 'work_dirs/benchmark', 'folder of tables and plots')
     args = parser.parse_args(argv)
     if len(set(args.networks)) < len(args.networks):
-        parser.error('a NETWORK is there twice')
+        parser.error('the same NETWORK is given twice')
     if args.train and args.runtime != ['torch']:
         parser.error('--train takes --runtime torch alone')
     runtimes = CUDA_RUNTIMES if args.device == 'cuda' else CPU_RUNTIMES
@@ -437,7 +411,7 @@ def parse_args(argv):
     if args.device == 'cpu' and args.amp:
         parser.error('--amp takes --device cuda')
     if args.device == 'cuda' and args.memory:
-        parser.error('--memory measures on the CPU alone')
+        parser.error('--memory takes --device cpu')
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: torch finds no GPU')
     try:
@@ -474,7 +448,7 @@ def main(argv=None):
 
 
 def run(args, argv, path):
-    """Measure, and write all files beside ``path``; returns the tables."""
+    """Measure, write all files beside ``path`` and return the tables as text."""
     machine = describe_machine()
     networks, results, expected = build_networks(args), [], {}
     settings = list(product(args.images, args.runtime, args.threads))
@@ -504,8 +478,8 @@ def run(args, argv, path):
     ]
     if args.memory:
         lines[-1] += (
-            ' Peak memory: the weights and all other memory of the process while it '
-            'runs, without that of Python and libraries.'
+            ' Peak memory: the highest memory of the process, weights included, '
+            'without that of Python and the libraries.'
         )
     if exponents:
         lines += [
