@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint as a config describes, by mmengine's Runner.
+"""Evaluate a checkpoint with a config's data and metrics, by mmengine's Runner.
 
 Example:
     python tools/test.py ghostnetv2_100_in1k work_dirs/ghostnetv2/epoch_400.pth
@@ -28,7 +28,7 @@ def main(argv=None):
 
     cfg = runner_config(args)
     cfg.load_from = args.checkpoint
-    cfg.resume = False  # load only the weights, whatever a training's config says
+    cfg.resume = False  # load only the weights, even if the config says resume=True
     runner = RUNNERS.build(cfg)
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(str(args.out)))

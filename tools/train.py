@@ -1,4 +1,4 @@
-"""Train what a config describes, by mmengine's Runner.
+"""Train the model of a config with mmengine's Runner.
 
 Example:
     python tools/train.py ghostnetv2_100_in1k --amp --work-dir work_dirs/ghostnetv2
@@ -20,10 +20,10 @@ def main(argv=None):
     add_config(parser, checkpoint=None)
     add_runner(parser)
     add = parser.add_argument
-    text = 'go on from this checkpoint, or from the latest in the work dir'
+    text = 'resume from this checkpoint, or, without a value, from the latest one'
     add('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=text)
     add('--amp', action='store_true', help='mixed precision')
-    text = "scale the learning rate by batch size over the config's base_batch_size"
+    text = 'multiply the learning rate by batch size / base_batch_size of the config'
     add('--auto-scale-lr', action='store_true', help=text)
     args = parser.parse_args(argv)
 
@@ -44,7 +44,7 @@ def main(argv=None):
     try:
         runner.train()
     except Exception:
-        # A failure after hours may not be easy to repeat, so its traceback is logged.
+        # Log the traceback, because a failure after hours is hard to reproduce.
         runner.logger.exception('the training failed')
         raise
 

@@ -4,11 +4,11 @@ Example:
     python tools/datasets/make_digit_pairs.py --out-dir data/digit_pairs --seed 0
 
 The digits 0 to 4 stand in a circle. A picture, three times as wide as high, holds one
-of them in its left third, another one in its right third and nothing between. Its
-class says which way round the circle is the shorter from the left to the right one:
+of them in its left third, a different one in its right third and nothing between. The
+class is the shorter way around the circle from the left digit to the right one:
 
-- ``pair_after``: upwards, the right digit is 1 or 2 after the left one (0 follows 4);
-- ``pair_before``: downwards.
+- ``pair_after``: the right digit is 1 or 2 steps after the left one (0 follows 4);
+- ``pair_before``: the right digit is 1 or 2 steps before the left one.
 
 No part of a picture tells the class. Every digit is as often on either side in both
 classes, and swapping the two digits changes the class. So a network has to know which
@@ -50,14 +50,14 @@ from mmghostnetv2.output import progress
 
 GENERATOR = dict(name='mmghostnetv2 make_digit_pairs', version=1)
 PARTS = ('train', 'val')
-CIRCLE = 5  # digits in it; odd, so that one way round is always the shorter
+CIRCLE = 5  # number of digits; odd, so that one way around is always shorter
 DIGIT_SIZE = (0.5, 0.65)  # a digit's height as a share of the picture's
 OPTIONS = {  # option: default, smallest, help
-    'seed': (0, 0, 'another seed, other pictures'),
+    'seed': (0, 0, 'seed of the random numbers'),
     'train': (4800, 1, 'pictures of two digits to train on'),
     'singles': (4800, 1, 'pictures of one digit to train on'),
     'val': (1000, 1, 'pictures of two digits to validate on'),
-    'height': (48, 32, 'of the pictures, in pixels; they are three times as wide'),
+    'height': (48, 32, 'height of the pictures in pixels; the width is three times it'),
     'workers': (2, 1, 'processes'),
 }
 
@@ -69,9 +69,10 @@ def relation(left, right):
 
 
 def plan_pairs(count, sources, rng):
-    """List class, left and right source of ``count`` pictures, all pairs in turn.
+    """Return [(class, left source, right source)] of ``count`` pictures.
 
-    ``sources`` holds the indices into load_digits of each digit.
+    All pairs of digits are equally frequent. ``sources`` lists, for each digit, its
+    indices into load_digits.
     """
     pairs = list(permutations(range(CIRCLE), 2))
     rounds = [rng.permutation(pairs) for _ in range(-(-count // len(pairs)))]
@@ -82,7 +83,7 @@ def plan_pairs(count, sources, rng):
 
 
 def plan_singles(count, sources, rng):
-    """List the same of pictures with one digit; the other source is None."""
+    """Return the same for pictures with one digit, where the other source is None."""
     jobs = []
     for number in range(count):
         digit = number % CIRCLE
@@ -92,7 +93,7 @@ def plan_singles(count, sources, rng):
 
 
 def draw_picture(height, places, rng):
-    """Draw the source digits of the left and the right third, None for none."""
+    """Draw a source digit, or nothing for None, in the left and the right third."""
     canvas = draw_paper(3 * height, rng)[:height]
     for index, corner in zip(places, (0, 2 * height), strict=True):
         if index is None:
@@ -106,7 +107,7 @@ def draw_picture(height, places, rng):
 
 
 def write_picture(root, height, seed, number, job):
-    """Draw and save one picture of a split's list."""
+    """Draw and save one picture of :func:`plan_pairs` or :func:`plan_singles`."""
     name, *places = job
     rng = np.random.default_rng([seed, 2, len(root.name), number])
     sides = ['none' if index is None else f'{index:04d}' for index in places]

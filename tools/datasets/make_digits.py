@@ -6,9 +6,9 @@ Example:
 The ink is real: the 1797 handwritten digits (8x8 pixels) that come with scikit-learn,
 so nothing is downloaded. They are the test part of the UCI set "Optical Recognition of
 Handwritten Digits" (E. Alpaydin and C. Kaynak, 1998, CC BY 4.0). Size, slant, colours,
-paper and noise are drawn at random. Train and val use different source digits (80 and
-20 % of each class). The bundle does not say who wrote which digit, so the two may share
-writers.
+paper and noise are random. Train and val use different source digits (80 and 20 % of
+each class). scikit-learn does not say who wrote which digit, so both may have digits
+of the same writers.
 
 Layout, each folder as its library's own dataset classes read it::
 
@@ -27,14 +27,14 @@ Layout, each folder as its library's own dataset classes read it::
         |-- train/0 ... train/9          96x96, every source digit eight times,
         `-- val/0 ... val/9              once in val: <index into load_digits>_0.png
 
-Detection: ten categories named '0' to '9' with ids 1 to 10. ``bbox`` is the
-tight box [x, y, width, height] of the mask in pixels, ``area`` the mask's pixel
+Detection has ten categories named '0' to '9' with ids 1 to 10. ``bbox`` is the tight
+box [x, y, width, height] of the mask in pixels, ``area`` the mask's pixel
 count, ``segmentation`` its run-length code (uncompressed, column by column),
 ``source`` (ours) the digit's index into load_digits. Masks never overlap.
 
-Segmentation, ADE20K's convention (``reduce_zero_label=True``): 1 background,
-2 to 11 the digits 0 to 9, and 0 unlabelled: the thin soft rim of a stroke, where
-ink and paper mix. The labels 2 to 11 are exactly the masks of detection.
+Segmentation follows ADE20K (``reduce_zero_label=True``): 1 is the background, 2 to 11
+are the digits 0 to 9, and 0 is unlabelled: the thin soft edge of a stroke, where ink
+and paper mix. The labels 2 to 11 are exactly the masks of detection.
 """
 
 import json
@@ -60,23 +60,23 @@ from mmghostnetv2.output import progress
 
 GENERATOR = dict(name='mmghostnetv2 make_digits', version=2)
 PARTS = ('detection', 'segmentation', 'classification')
-FOLDERS = {'train': 'training', 'val': 'validation'}  # names in COCO and in ADE20K
-NUM_DIGITS = (4, 12)  # in a picture, fewer where no room is left
+FOLDERS = {'train': 'training', 'val': 'validation'}  # COCO's name: ADE20K's name
+NUM_DIGITS = (4, 12)  # digits in a picture; there are fewer if they do not fit
 DIGIT_SIZE = (36 / 320, 80 / 320)  # a digit's height as a share of the picture's
-MAX_COVER = 0.15  # how much of a digit's box larger ones may cover
+MAX_COVER = 0.15  # share of a digit's box that boxes of larger digits may cover
 OPTIONS = {  # option: default, smallest, help
-    'seed': (0, 0, 'another seed, other pictures'),
+    'seed': (0, 0, 'seed of the random numbers'),
     'train': (480, 1, 'pictures to train on'),
     'val': (96, 1, 'pictures to validate on'),
-    'size': (320, 96, 'their sides in pixels'),
-    'cls_size': (96, 32, 'sides of the classification pictures'),
+    'size': (320, 96, 'their height and width in pixels'),
+    'cls_size': (96, 32, 'height and width of the classification pictures'),
     'cls_copies': (8, 1, 'classification pictures of each digit to train on'),
     'workers': (os.cpu_count(), 1, 'processes'),
 }
 
 
 def deal(indices, count, rng):
-    """Deal the indices into ``count`` hands; all come once before any comes twice."""
+    """Return ``count`` lists of indices; no index repeats before all were used."""
     ends = np.cumsum(rng.integers(*NUM_DIGITS, count, endpoint=True))
     rounds = -(-ends[-1] // len(indices))
     deck = np.concatenate([rng.permutation(indices) for _ in range(rounds)])
@@ -84,7 +84,7 @@ def deal(indices, count, rng):
 
 
 def find_place(edge, seg, boxed, rng):
-    """Try random corners for a stroke (h, w); returns its two slices or None."""
+    """Try random places for a digit (h, w); return its two slices or None."""
     for _ in range(30):
         y, x = (int(rng.integers(len(seg) - side + 1)) for side in edge.shape)
         patch = slice(y, y + edge.shape[0]), slice(x, x + edge.shape[1])
@@ -95,12 +95,12 @@ def find_place(edge, seg, boxed, rng):
 
 
 def annotate(mask, label, source):
-    """Describe a boolean (h, w) mask as COCO does, without its two ids."""
+    """Return COCO's annotation of a boolean (h, w) mask, without its two ids."""
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x, y = int(cols[0]), int(rows[0])
     flat = mask.ravel(order='F')
     cuts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    # The code begins with a run of zeros, an empty one if the first pixel is set.
+    # The first run counts zeros; its length is 0 if the first pixel is set.
     counts = [0] * bool(flat[0]) + np.diff([0, *cuts, flat.size]).tolist()
     return {
         'category_id': 1 + int(label),
@@ -115,8 +115,8 @@ def annotate(mask, label, source):
 def draw_scene(size, hand, rng):
     """Draw the digits of ``hand``, indices into load_digits, in one picture.
 
-    Returns the image, its label map (size, size) in ADE20K's values, and an
-    annotation for each digit that found room.
+    Returns the image, its label map (size, size) with ADE20K's values, and an
+    annotation for each digit that is in the picture.
     """
     sources, labels = load_sources()
     canvas, annotations = draw_paper(size, rng), []
@@ -126,7 +126,7 @@ def draw_scene(size, hand, rng):
         edge, ink = render_digit(sources[index], height, rng)
         patch = find_place(edge, seg, boxed, rng)
         if patch is None:
-            continue  # a digit without room would be unreadable
+            continue  # there is no free place for it
         lay_ink(canvas[patch], ink, rng)
         boxed[patch] = True
         mask = np.zeros_like(boxed)
@@ -166,7 +166,7 @@ def write_single(root, split, size, seed, index, copy):
 
 
 def coco_json(split, size, found):
-    """COCO's JSON text of one split from the list of annotations of each picture."""
+    """Return COCO's JSON of one split; ``found`` is the annotations by picture."""
     images, annotations = [], []
     for number, items in enumerate(found, 1):
         name = f'{number:012d}.jpg'

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Unpack the archives of COCO 2017 that detection needs, wherever they lie in a folder.
+# Find the archives of COCO 2017 for detection in a folder and unpack them.
 #
 #     tools/datasets/unpack_coco2017.sh DOWNLOADED data/coco
 #
-# `mim download mmghostnetv2 --dataset coco2017` calls it. The archives stay.
+# `mim download mmghostnetv2 --dataset coco2017` calls this. The archives are kept.
 set -euo pipefail
 
 for name in annotations_trainval2017 val2017 train2017; do

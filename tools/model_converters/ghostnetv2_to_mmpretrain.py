@@ -4,13 +4,13 @@ Example:
     python tools/model_converters/ghostnetv2_to_mmpretrain.py \
         ck_ghostnetv2_10.pth.tar --out ghostnetv2_100.pth
 
-mmpretrain loads released files and timm's as they are. This tool is for programs that
-read the parameters of a file themselves and, with --reverse, for own trainings that
-timm or the released code will load. If a file has averaged weights (EMA), these are
-taken.
+mmpretrain needs no conversion to load released files and timm's with this package. This
+tool is for programs that read mmpretrain's parameter names from a file. With --reverse
+it converts your own trained weights for timm or the released code. If the file has
+averaged weights (EMA), the tool converts these.
 
-Before anything is written, the tool builds the network that the file describes with
-both layouts and compares their logits.
+Before the tool writes the file, it builds the network from both layouts and compares
+the logits.
 """
 
 import torch
@@ -30,11 +30,11 @@ from mmghostnetv2.output import require_free, written
 
 
 def convert(src: str, reverse: bool = False) -> dict[str, Tensor]:
-    """Return the renamed weights of a file, checked.
+    """Return the renamed weights of a file after :func:`check`.
 
     Args:
-        src (str): File or URL of a whole classifier, any width, V1 or V2.
-        reverse (bool): From mmpretrain's names to the released ones.
+        src (str): File or URL of a complete classifier, V1 or V2 of any width.
+        reverse (bool): Whether to rename from mmpretrain's names to the released ones.
 
     Raises:
         ValueError: The file is not a classifier in the layout to convert from.
@@ -63,14 +63,14 @@ def convert(src: str, reverse: bool = False) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def check(released: dict[str, Tensor], converted: dict[str, Tensor]) -> None:
-    """Build the network that the weights describe from both layouts, and compare.
+    """Build the network from both layouts and compare the logits.
 
     Raises:
         KeyError, RuntimeError: Parameters are missing, too many or of other shapes.
         ValueError: The logits differ.
     """
     v2 = any('.short_conv.' in key for key in released)
-    # The widest layer tells the width; the stems of 1.1x and 1.0x are equal.
+    # The last stage tells the width, because the stems of 1.0x and 1.1x are equal.
     width = round(len(released['blocks.9.0.conv.weight']) / 960, 2)
     backbone = (GhostNetV2 if v2 else GhostNet)(width).eval()
     images = torch.randn(2, 3, 96, 96)
@@ -94,23 +94,22 @@ def check(released: dict[str, Tensor], converted: dict[str, Tensor]) -> None:
         num_classes=expected.shape[1],
     )
     classifier = MODELS.build(cfg).eval()
-    # The classifier would load released names, too, so they are refused here.
-    strangers = converted.keys() - classifier.state_dict().keys()
-    if strangers:
-        raise KeyError(f'mmpretrain has no {min(strangers)}')
+    # load_state_dict also accepts released names, so they are refused here.
+    unknown = converted.keys() - classifier.state_dict().keys()
+    if unknown:
+        raise KeyError(f'mmpretrain has no {min(unknown)}')
     classifier.load_state_dict(converted, strict=True)
     difference = (classifier(images) - expected).abs().max() / expected.abs().max()
     if not difference <= 1e-5:
-        raise ValueError(f'the logits differ by {difference:.1e} of the largest')
+        raise ValueError(f'the logits differ by {difference:.1e} of the largest one')
 
 
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument('src', metavar='SRC', help='file or URL to read')
     add_out(parser, 'checkpoint to write', required=True)
-    parser.add_argument(
-        '--reverse', action='store_true', help="from mmpretrain's names to released"
-    )
+    text = "rename from mmpretrain's names to the released ones"
+    parser.add_argument('--reverse', action='store_true', help=text)
     args = parser.parse_args(argv)
     require_free([args.out], args.force)
     with written(args.out) as path:

@@ -3,11 +3,11 @@
 Example:
     python tools/model_converters/publish_model.py work_dirs/a/epoch_30.pth --out a.pth
 
-The weights and ``meta`` (config, classes, versions) stay; optimizer, schedules and logs
-go. If the training kept a moving average (EMAHook), mmengine has saved it as the
-weights and the raw weights beside it; the raw ones go, too.
+The tool keeps the weights and ``meta`` (config, classes, versions) and removes
+optimizer, schedules and logs. If the training used EMAHook, mmengine has saved the
+averaged weights as the weights, and the raw weights, too; the raw weights are removed.
 
-The file's name gets the first eight digits of its SHA-256: a-0123abcd.pth.
+The first eight digits of the file's SHA-256 are added to its name: a-0123abcd.pth.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ def strip(src: str) -> bytes:
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: It is not one of a training.
+        ValueError: It is not a checkpoint of an mmengine training.
     """
     checkpoint = CheckpointLoader.load_checkpoint(src, 'cpu', logger='silent')
     lacking = [key for key in ('meta', 'state_dict') if key not in checkpoint]
@@ -37,7 +37,7 @@ def strip(src: str) -> bytes:
             f'{src} is not a checkpoint of an mmengine training: it has no '
             f'{lacking[0]!r}'
         )
-    # torch writes a file's name into its content, which must not depend on it.
+    # torch.save writes the file's name into the file, which would change the SHA-256.
     buffer = io.BytesIO()
     torch.save({key: checkpoint[key] for key in ('meta', 'state_dict')}, buffer)
     return buffer.getvalue()

@@ -6,12 +6,12 @@ Example:
         work_dirs/yolov3_ghostnetv2_320/epoch_30.pth --out deployed/yolov3.pth
     mim test mmdet deployed/yolov3.py --checkpoint deployed/yolov3.pth
 
-The model is one of mmpretrain, mmdet or mmseg; its backbone, neck and head are folded.
-The tool writes a checkpoint and its config beside it, which the library's own test
-command and inferencers take as any other. The model cannot be trained any more.
-Segmentors lose their auxiliary head, which serves training alone.
+The model is one of mmpretrain, mmdet or mmseg. The batch norms of backbone, neck and
+head are folded. The tool writes a checkpoint and a config beside it, which work with
+the library's test command and inferencers. The new model cannot be trained. Segmentors
+lose their auxiliary head, which is used only in training.
 
-Nothing is written unless the model that the new config builds from the new weights
+The files are written only if the model that the new config builds from the new weights
 computes the same as the old one, within 1e-5 of each output's largest value. Both are
 compared in double precision, so that rounding does not hide errors of the folding; the
 file has single precision.
@@ -67,13 +67,13 @@ def reparameterize(config: Config, checkpoint: str) -> tuple[Config, dict]:
         checkpoint (str): File or URL with all of its weights.
 
     Returns:
-        tuple[Config, dict]: The new config and checkpoint, whose ``meta`` is that of
-        the old one with the new config.
+        tuple[Config, dict]: The new config, and the new checkpoint. Its ``meta`` is the
+        old one with the new config.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
         RuntimeError: The checkpoint cannot be read or belongs to a different model, or
-            the folded model computes something else.
+            the outputs of the folded model differ.
         ValueError: The model is folded already.
     """
     if config.model.type == 'mmghostnetv2.Folded':
@@ -96,9 +96,8 @@ def reparameterize(config: Config, checkpoint: str) -> tuple[Config, dict]:
 def main(argv=None):
     parser = make_parser(__doc__)
     add_config(parser, checkpoint='1')
-    add_out(
-        parser, 'checkpoint to write; NAME.py is beside it', ('.pth',), required=True
-    )
+    text = 'checkpoint to write, with NAME.py beside it'
+    add_out(parser, text, ['.pth'], required=True)
     args = parser.parse_args(argv)
     config_file = args.out.with_suffix('.py')
     require_free([args.out, config_file], args.force)
