@@ -199,7 +199,7 @@ def test_which_images_are_picked(tool, scene, options):
 def test_a_missing_file_is_named(tool, scene, name):
     arguments = scene.arguments([])
     (scene.root / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f'^no such .*{name}$'):
+    with pytest.raises(FileNotFoundError, match=name):
         tool.main(arguments)
     assert not scene.out.exists()
 

@@ -1,4 +1,4 @@
-r"""Draw a contact sheet that shows a detector's predictions against the truth.
+r"""Draw a detector's predictions and the ground truth on a contact sheet.
 
 Example:
     python tools/visualization/contact_sheet.py \
@@ -6,14 +6,14 @@ Example:
         data/digits/detection/val work_dirs/digits/results.bbox.json \
         --out sheet.png
 
-The tool takes any set with COCO annotations and the file PREFIX.bbox.json that mmdet's
-CocoMetric writes for test_evaluator.outfile_prefix=PREFIX: a list of {image_id,
-category_id, bbox [x, y, width, height] in pixels, score}.
+The tool takes COCO annotations and the file PREFIX.bbox.json that mmdet's CocoMetric
+writes with test_evaluator.outfile_prefix=PREFIX: a list of {image_id, category_id, bbox
+[x, y, width, height] in pixels, score}.
 
-Truth is drawn blue and thick with its class below the box, and predictions orange and
-thin on top with class and score above. A prediction counts as matched if an unmatched
-truth of its class overlaps it by --iou-thr; the surest predictions come first. Crowds
-are left out.
+Ground truth has thick blue boxes with the class below. Predictions have thin orange
+boxes with class and score above. A prediction matches if its IoU with a box of its
+class that is not matched yet is at least --iou-thr; predictions with a high score are
+matched first. Crowds are left out.
 """
 
 import json
@@ -29,18 +29,11 @@ from mmghostnetv2.output import require_free, written
 
 TRUTH, PREDICTION = (30, 110, 255), (255, 150, 0)
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (110, 110, 120)
-GAP, CAPTION, HEADER = 14, 56, 74  # pixels
+GAP, CAPTION, HEADER = 14, 56, 74  # space and heights in pixels
 
 
 def read_json(path):
-    """Read a JSON file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not JSON.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f'no such file: {path}')
+    """Read a JSON file; raise a ValueError that names it if it has other content."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:
@@ -48,7 +41,7 @@ def read_json(path):
 
 
 def group(items):
-    """Collect annotations or predictions by their image id."""
+    """Return {image id: annotations or predictions}."""
     grouped = defaultdict(list)
     for item in items:
         grouped[item['image_id']].append(item)
@@ -79,7 +72,7 @@ def check(truth, predictions, args):
 
 
 def count_matches(truth, predictions, iou_thr):
-    """Count the predictions that find a truth of their class not found before."""
+    """Count the predictions that match a box of the truth, see the module's text."""
     matched, free = 0, list(truth)
     for prediction in sorted(predictions, key=lambda item: -item['score']):
         same = [t for t in free if t['category_id'] == prediction['category_id']]
@@ -94,7 +87,7 @@ def count_matches(truth, predictions, iou_thr):
 
 
 def draw_tag(draw, size, x, y, text, colour, font, below):
-    """Write a filled label above (or below) the point, kept inside the picture."""
+    """Draw a label above (or below) the point and inside the picture."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 6
     x = max(min(x, size[0] - 1 - width), 0)
@@ -104,13 +97,13 @@ def draw_tag(draw, size, x, y, text, colour, font, below):
 
 
 def draw_cell(image, truth, predictions, names, cell, font):
-    """Fit one picture into ``cell`` pixels and draw its boxes and their labels."""
+    """Resize one picture to ``cell`` pixels and draw its boxes and their labels."""
     scale = cell / max(image.size)
     size = [max(1, round(side * scale)) for side in image.size]
     image = image.convert('RGB').resize(size, Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(image)
     tags = []
-    # Lines of the truth are one pixel wider on both sides, so that both colours show.
+    # Lines of the truth are wider, so that they show under those of predictions.
     for items, colour, grow in ((truth, TRUTH, 1), (predictions, PREDICTION, 0)):
         for item in sorted(items, key=lambda item: item.get('score', 1)):
             x, y, w, h = (value * scale for value in item['bbox'])
@@ -125,7 +118,7 @@ def draw_cell(image, truth, predictions, names, cell, font):
 
 
 def draw_cells(truth, predictions, args):
-    """Draw the chosen images; returns (cell, file name, matched, objects, extra)."""
+    """Draw the chosen images; return [(cell, name, matched, objects, extra)]."""
     names = {item['id']: item['name'] for item in truth['categories']}
     images = sorted(truth['images'], key=lambda item: item['file_name'])
     num = min(args.num, len(images))
@@ -137,8 +130,6 @@ def draw_cells(truth, predictions, args):
     font, cells = ImageFont.load_default(14), []
     for item in (images[pick] for pick in sorted(picks)):
         path = args.images / item['file_name']
-        if not path.is_file():
-            raise FileNotFoundError(f'no such image: {path}')
         here, said = boxes[item['id']], found[item['id']]
         with Image.open(path) as image:
             cell = draw_cell(image, here, said, names, args.cell, font)
@@ -148,7 +139,7 @@ def draw_cells(truth, predictions, args):
 
 
 def lay_out(cells, total, args):
-    """Arrange the cells under a headline and a legend; returns sheet and headline."""
+    """Place the cells under a headline and a legend; return sheet and headline."""
     small, large = (ImageFont.load_default(size) for size in (14, 22))
     matched, objects, extra = np.sum([cell[2:] for cell in cells], axis=0)
     headline = (
@@ -199,11 +190,11 @@ def main(argv=None):
     ):
         text = f'{text} (default: {default})'
         add(f'--{name}', type=at_least(low), default=default, metavar='N', help=text)
-    text = 'leave out less sure predictions (default: 0.3)'
+    text = 'lowest score of a prediction (default: 0.3)'
     add('--score-thr', type=float, default=0.3, metavar='X', help=text)
-    text = 'overlap that makes a match (default: 0.5)'
+    text = 'lowest IoU of a match (default: 0.5)'
     add('--iou-thr', type=float, default=0.5, metavar='X', help=text)
-    text = 'pick images at random (default: evenly by name)'
+    text = 'choose images at random (default: evenly spaced by name)'
     add('--seed', type=at_least(0), metavar='N', help=text)
     args = parser.parse_args(argv)
     require_free([args.out], args.force)
