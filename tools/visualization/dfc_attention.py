@@ -236,21 +236,12 @@ def main(argv=None):
     add_config(parser, checkpoint='1')
     add = parser.add_argument
     add('image', metavar='IMAGE', type=Path, help='image file')
-    add(
-        '--blocks',
-        nargs='+',
-        metavar='BLOCK',
-        help='STAGE.BLOCK, STAGE for all of a stage, the path of a module, or all '
-        '(default: the first, the middle and the last attention)',
-    )
-    add(
-        '--positions',
-        nargs='+',
-        default=['0.5,0.5'],
-        metavar='X,Y',
-        help='positions in the picture after the test pipeline, in pixels or, with a '
-        'decimal point, in fractions of its sides (default: 0.5,0.5)',
-    )
+    text = 'STAGE.BLOCK, STAGE for all of a stage, the path of a module, or all '
+    text += '(default: the first, the middle and the last attention)'
+    add('--blocks', nargs='+', metavar='BLOCK', help=text)
+    default, text = ['0.5,0.5'], 'positions in the picture after the test pipeline, in '
+    text += 'pixels or, with a decimal point, in fractions of a side (default: 0.5,0.5)'
+    add('--positions', nargs='+', default=default, metavar='X,Y', help=text)
     text = 'channel of the gate to draw (default: the mean over all)'
     add('--channel', type=at_least(0), metavar='N', help=text)
     suffixes = ['.png', *(f'.{s}' for s in Figure().canvas.get_supported_filetypes())]
