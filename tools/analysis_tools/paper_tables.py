@@ -1,4 +1,4 @@
-r"""Measure every table of the GhostNetV2 paper and print it beside the paper's figures.
+r"""Measure the costs in every table of the GhostNetV2 paper and compare them with it.
 
 Example:
     python tools/analysis_tools/paper_tables.py
@@ -12,8 +12,9 @@ with GhostNet V1 as ratios, because the paper's milliseconds are those of a phon
 Accuracies are the paper's. With --out-dir it writes paper_tables.md, paper_tables.csv
 and, for Table 2, Figures 1 and 2 as accuracy.png.
 
-The exit status is 1 if a cost is more than 1.5 % from the paper's, does not round to it
-either, and paper_tables.yml gives no reason; or if a reason there is not needed.
+A cost is wrong if it differs from the paper's by more than 1.5 % and does not round to
+it. paper_tables.yml lists exceptions with their reasons. The exit status is 1 if any
+other cost is wrong, or if an exception is not needed.
 """
 
 import csv
@@ -58,7 +59,7 @@ ACCURACIES = {'top1': 'top-1', 'top5': 'top-5', 'mIoU': 'mIoU'} | {
     key: key for key in ('AP', 'AP50', 'AP75', 'APS', 'APM', 'APL')
 }
 TIMED = (1, 2, 9, 10)
-# GhostNet V1 in Table 1; Tables 9 and 10 have no row of it.
+# GhostNet V1, with its latency in Table 1, because Tables 9 and 10 do not have it.
 REFERENCE, REFERENCE_MS = 'ghostnet_100_in1k', 31.1
 
 
@@ -74,18 +75,18 @@ def build(row: dict):
 
 
 def key(row: dict) -> str:
-    """Name the network of a row; rows of the same network have the same name."""
+    """Return a name for a row's network, the same for all rows of that network."""
     return f'{row["network"]} {row.get("options", "")}'.strip()
 
 
 def deviates(cost: float, paper: float) -> bool:
-    """Tell whether a cost is neither within the tolerance nor rounds to the paper's."""
+    """Return whether a cost exceeds the tolerance and does not round to the paper's."""
     digits = len(str(paper).partition('.')[2])
     return abs(cost / paper - 1) > TOLERANCE and round(cost, digits) != paper
 
 
 def measure_costs(tables: list[dict]) -> list[str]:
-    """Add ``measured`` to each row that has a network; return what is wrong."""
+    """Add ``measured`` to each row that has a network; return the wrong costs."""
     faults, known = [], {}
     rows = [(table, row) for table in tables for row in table['rows']]
     for table, row in progress(rows, 'parameters and FLOPs'):
@@ -108,7 +109,7 @@ def measure_costs(tables: list[dict]) -> list[str]:
 
 
 def measure_latencies(tables: list[dict], runtimes, threads: int, rounds: int) -> None:
-    """Add ``latency_ms`` and ``ratio`` by runtime to the rows of the timed tables."""
+    """Add ``latency_ms`` and ``ratio``, {runtime: value}, to rows of timed tables."""
     rows = [
         row
         for table in tables
@@ -141,7 +142,7 @@ def show(value, form: str = '') -> str:
 
 
 def tabulate(table: dict, runtimes) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of a table as text."""
+    """Return the header and the rows of a table as strings."""
     rows = table['rows']
     header = ['model']
     for title in COSTS.values():
@@ -188,7 +189,7 @@ def to_markdown(tables, runtimes) -> str:
 
 
 def write_csv(path: Path, tables, runtimes) -> None:
-    """Write one line for each row of each table, with plain numbers."""
+    """Write all tables into one file, with plain numbers."""
     names = [*COSTS, *ACCURACIES, 'latency']
     header = ['table', 'model', 'network', 'config', 'size']
     header += [f'{name}_paper' for name in names]
@@ -211,45 +212,35 @@ def write_csv(path: Path, tables, runtimes) -> None:
 
 
 def plot_accuracy(path: Path, rows: list[dict], runtime: str | None) -> None:
-    """Draw Figure 1 and, with latencies, Figure 2, of the rows of Table 2."""
-    figure = Figure(figsize=(13, 5.5) if runtime else (7, 5.5), layout='constrained')
-    panels = [('FLOPs, M', lambda row: row.get('measured', row)['flops'])]
+    """Draw Figure 1 and, with latencies, Figure 2 from the rows of Table 2."""
+    panels = [('FLOPs, M', lambda row: row['measured']['flops'])]
     if runtime:
-        panels.append(
-            (f'latency, ms ({runtime})', lambda row: row['latency_ms'][runtime])
-        )
+        latency = f'latency, ms ({runtime})'
+        panels.append((latency, lambda row: row['latency_ms'][runtime]))
+    figure = Figure((1 + 6 * len(panels), 5.5), layout='constrained')
+    families, cited = {}, []
+    for row in rows:
+        if 'network' in row:
+            families.setdefault(row['model'].split()[0], []).append(row)
+        else:
+            cited.append(row)
     for i, (title, x) in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), i)
         axes.set_prop_cycle(color=colormaps['tab20'].colors[::2] + ((0, 0, 0),))
-        families = {}
-        for row in rows:
-            if 'network' in row:
-                families.setdefault(row['model'].split()[0], []).append(row)
         for family, members in families.items():
             own = family.startswith('GhostNet')
-            axes.plot(
-                [x(row) for row in members],
-                [row['top1'] for row in members],
-                'o-',
-                label=family,
-                linewidth=2.5 if own else 1,
-                zorder=3 if own else 2,
-            )
+            style = dict(linewidth=2.5, zorder=3) if own else dict(linewidth=1)
+            points = [x(row) for row in members], [row['top1'] for row in members]
+            axes.plot(*points, 'o-', label=family, **style)
         if i == 1:
-            cited = [row for row in rows if 'network' not in row]
             points = [[row[k] for row in cited] for k in ('flops', 'top1')]
             axes.scatter(*points, marker='x', color='grey', label='cited')
             for side, row in enumerate(sorted(cited, key=lambda row: row['top1'])):
-                # Names alternate between both sides, as neighbours lie close.
-                axes.annotate(
-                    row['model'],
-                    (row['flops'], row['top1']),
-                    (5, -3) if side % 2 else (-5, -3),
-                    textcoords='offset points',
-                    ha='left' if side % 2 else 'right',
-                    fontsize=7,
-                    color='grey',
-                )
+                # Neighbours lie close, so their names alternate between both sides.
+                offset, align = ((5, -3), 'left') if side % 2 else ((-5, -3), 'right')
+                style = dict(textcoords='offset points', fontsize=7, color='grey')
+                place = row['flops'], row['top1']
+                axes.annotate(row['model'], place, offset, ha=align, **style)
         axes.set(xlabel=title, ylabel='ImageNet top-1, % (paper)')
         axes.set_title(f'Figure {i}')
         axes.grid(alpha=0.3)
@@ -261,19 +252,12 @@ def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser(__doc__)
     add = parser.add_argument
-    numbers = range(1, 11)
-    add(
-        '--tables',
-        type=int,
-        nargs='+',
-        choices=numbers,
-        default=[*numbers],
-        metavar='N',
-        help='tables of the paper (default: 1 to 10)',
-    )
-    runtimes = [name for name, runtime in RUNTIMES.items() if runtime.runs]
-    add('--runtime', nargs='+', choices=runtimes, default=[], help='time with these')
-    text = 'threads of the runtime (default: 1)'
+    numbers, text = [*range(1, 11)], 'tables of the paper (default: 1 to 10)'
+    kwargs = dict(choices=numbers, default=numbers, metavar='N', help=text)
+    add('--tables', type=int, nargs='+', **kwargs)
+    runtimes, text = [r for r in RUNTIMES if RUNTIMES[r].runs], 'time with these'
+    add('--runtime', nargs='+', choices=runtimes, default=[], help=text)
+    text = 'number of threads (default: 1)'
     add('--threads', type=positive_int, default=1, metavar='N', help=text)
     text = 'timed runs of each network (default: 50)'
     add('--rounds', type=positive_int, default=50, metavar='N', help=text)
@@ -296,7 +280,7 @@ def main(argv=None) -> int:
 
 
 def run(args, argv, path: Path | None = None) -> tuple[str, list[str]]:
-    """Measure; write all files beside ``path``; return the tables and the faults."""
+    """Measure, write all files beside ``path``, return tables and wrong costs."""
     tables = yaml.safe_load(PAPER.read_text(encoding='utf-8'))
     tables = [table for table in tables if table['table'] in args.tables]
     faults = measure_costs(tables)
@@ -304,8 +288,8 @@ def run(args, argv, path: Path | None = None) -> tuple[str, list[str]]:
     if args.runtime:
         measure_latencies(tables, args.runtime, args.threads, args.rounds)
         note += (
-            f' Latencies: medians of {args.rounds} interleaved runs of one image, '
-            f'{args.threads} thread(s), as ratios medians over the runs, on '
+            f' Latencies are medians of {args.rounds} interleaved runs of one image, '
+            f'{args.threads} thread(s); ratios are medians over the runs. Machine: '
             + ', '.join(' '.join(item) for item in describe_machine().items())
         )
     text = to_markdown(tables, args.runtime)
