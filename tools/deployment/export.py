@@ -6,13 +6,15 @@ Example:
         --out yolov3.onnx --with-preprocess
 
 The suffix of --out chooses the format: .onnx, .xml (OpenVINO), .tflite (LiteRT), .param
-(ncnn), .pte (ExecuTorch) or .mlpackage (Core ML). Batch norms are folded, a detector's
-boxes are decoded and suppressed, a segmentor's pixels are labelled. Runtimes without a
-non-maximum suppression take detectors with --output dense, whose boxes
-tools/deployment/run.py suppresses. NAME.onnx.json beside NAME.onnx describes the model.
+(ncnn), .pte (ExecuTorch) or .mlpackage (Core ML). Batch norms are folded. Files of
+detectors include the decoding of boxes and non-maximum suppression (NMS), and files of
+segmentors return labels of pixels. Runtimes without NMS need --output dense for
+detectors; tools/deployment/run.py suppresses the boxes. NAME.onnx.json beside NAME.onnx
+describes the model.
 
-Nothing is written unless the runtime returns what torch returns, or finds the boxes
-that the library's predict finds.
+The file is written only if the runtime returns the same outputs as torch, or the same
+boxes as the library's predict. Only the shapes are compared for Core ML, which runs
+only on Apple's systems.
 """
 
 import shutil
@@ -43,52 +45,28 @@ def parse(argv):
     add_config(parser)
     add_shape(parser, required=True)
     add_out(parser, 'file to write', [*formats], required=True)
-    add(
-        '--format',
-        choices=formats.values(),
-        help='format of the file; the suffix of --out chooses it by default',
-    )
+    text = 'format of the file (default: by the suffix of --out)'
+    add('--format', choices=formats.values(), help=text)
     add(
         '--output',
         choices=OUTPUTS,
         default='predictions',
         help="what the file returns: predictions (default), a detector's dense boxes "
-        "and scores before suppression, or the backbone's features",
+        "and scores before NMS, or the backbone's features",
     )
-    add(
-        '--with-preprocess',
-        action='store_true',
-        help='take RGB pixels of 0 to 255; normalisation becomes part of the network',
-    )
-    add(
-        '--dynamic',
-        action='store_true',
-        help='ONNX: leave batch, height and width free; --shape is then an example',
-    )
-    add(
-        '--half',
-        action='store_true',
-        help='ncnn: store the weights as float16; Core ML: also compute in float16',
-    )
-    add(
-        '--int8',
-        metavar='PICTURES',
-        type=Path,
-        nargs='+',
-        help='LiteRT: quantise, with the ranges of values on up to 100 of these '
-        'pictures; folders are searched for pictures',
-    )
-    add(
-        '--check',
-        action='store_true',
-        help="also compare classifiers and segmentors with the library's own predict",
-    )
-    add(
-        '--image',
-        metavar='IMAGE',
-        type=Path,
-        help='picture for --check, stretched to --shape; a generated one by default',
-    )
+    text = 'take RGB pixels of 0 to 255; the exported network normalises them'
+    add('--with-preprocess', action='store_true', help=text)
+    text = 'ONNX: leave batch, height and width free; --shape is then an example'
+    add('--dynamic', action='store_true', help=text)
+    text = 'ncnn: store the weights as float16; Core ML: also compute in float16'
+    add('--half', action='store_true', help=text)
+    text = 'LiteRT: quantise by the ranges of values on up to 100 of these pictures '
+    text += 'or of the pictures in these folders'
+    add('--int8', metavar='PICTURES', type=Path, nargs='+', help=text)
+    text = "also compare classifiers and segmentors with the library's predict"
+    add('--check', action='store_true', help=text)
+    text = 'picture for --check, stretched to --shape (default: a generated one)'
+    add('--image', metavar='IMAGE', type=Path, help=text)
     args = parser.parse_args(argv)
     runtime = find_runtime(args.out)
     if args.format not in (None, runtime.format):
@@ -135,11 +113,11 @@ def main(argv=None):
             **compress,
         )
         size = sum(f.stat().st_size for f in path.parent.rglob('*') if f.is_file())
-        if is_package:  # a folder cannot be moved over another one
+        if is_package:  # because a folder cannot replace another one
             shutil.rmtree(out)
     print('\n'.join(said))
     if compress:
-        print(f'{" and ".join(compress)}: smaller after that, and not compared again')
+        print(f'then compressed by {" and ".join(compress)}, and not compared again')
     print(f'wrote {out}, {size / 1e6:.1f} MB, and {out.name}.json')
 
 

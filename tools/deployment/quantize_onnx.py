@@ -6,11 +6,11 @@ Example:
     python tools/deployment/evaluate.py configs/yolov3_ghostnetv2_320.py \
         yolov3.onnx yolov3_int8.onnx
 
-The ranges of values come from pictures. The file runs in ONNX Runtime and in OpenVINO;
-evaluate.py measures its accuracy and speed. Weights have a scale for each channel,
-activations one for each tensor. The last convolutions and linear layers and what
-follows them, such as the decoding of boxes, stay in float32, because there eight bits
-cost most accuracy and save least time.
+The ranges of values are measured on the pictures. The file runs in ONNX Runtime and in
+OpenVINO; evaluate.py measures its accuracy and speed. Weights have one scale for each
+channel, and activations one for each tensor. The last convolutions and linear layers
+and all that follows, such as the decoding of boxes, stay in float32, because eight bits
+cost the most accuracy and save the least time there.
 """
 
 from pathlib import Path
@@ -31,13 +31,8 @@ def main(argv=None):
     parser = make_parser(__doc__)
     add = parser.add_argument
     add('model', metavar='NAME.onnx', type=Path, help='file of export.py')
-    add(
-        'pictures',
-        metavar='PICTURES',
-        type=Path,
-        nargs='+',
-        help='pictures, or folders with pictures; up to 100 are used, evenly spaced',
-    )
+    text = 'pictures or folders of pictures; up to 100 are used, evenly spaced'
+    add('pictures', metavar='PICTURES', type=Path, nargs='+', help=text)
     add_out(parser, 'file to write', ['.onnx'], required=True)
     args = parser.parse_args(argv)
     require_free([args.out, metadata_path(args.out)], args.force)
