@@ -1,11 +1,12 @@
-"""Run an exported model on pictures with numpy, Pillow and its runtime alone.
+"""Run an exported model on pictures, without OpenMMLab.
 
 Example:
     python tools/deployment/run.py yolov3.onnx street.jpg pictures/ --out found.json
 
 MODEL is a file of export.py: .onnx, .xml (OpenVINO), .tflite (LiteRT), .param (ncnn) or
 .pte (ExecuTorch). MODEL.json beside it describes how pictures are prepared and what the
-model returns. This script needs nothing else of the project and may be copied.
+model returns. This script needs only numpy, Pillow and the runtime of the file, so it
+can be copied to other machines.
 
 The results are printed. Detections and segmentations are also drawn into --out-dir.
 """
@@ -22,14 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 SUFFIXES = {'.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
-PILLOW_MODES = {
-    'nearest': Image.Resampling.NEAREST,
-    'bilinear': Image.Resampling.BILINEAR,
-    'bicubic': Image.Resampling.BICUBIC,
-    'box': Image.Resampling.BOX,
-    'lanczos': Image.Resampling.LANCZOS,
-    'hamming': Image.Resampling.HAMMING,
-}
+PILLOW_MODES = {mode.name.lower(): mode for mode in Image.Resampling}
 # Keys that a description must have.
 KEYS = 'task', 'output', 'outputs', 'input', 'prepare', 'classes', 'palette'
 INPUT_KEYS = 'shape', 'dynamic', 'preprocess', 'rgb', 'mean', 'std'
@@ -39,7 +33,7 @@ RESIZE_KEYS = dict(none=(), stretch=('size',), fit=(), short_edge=('edge', 'size
 
 
 def one_line(error):
-    """Return an error as one line; those of runtimes have several."""
+    """Return an error as one line, because runtimes raise errors of many lines."""
     return ' '.join(f'{type(error).__name__}: {error}'.split())
 
 
@@ -61,7 +55,7 @@ def open_onnx(path, threads):
 def open_openvino(path, threads):
     import openvino
 
-    # The default is bfloat16 on CPUs that have it.
+    # By default OpenVINO computes in bfloat16 on CPUs that support it.
     options = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
     if threads:
         options['INFERENCE_NUM_THREADS'] = threads
@@ -136,12 +130,6 @@ RUNTIMES = {
 def read_description(path):
     """Read the description of an exported model, NAME.onnx.json beside NAME.onnx.
 
-    Args:
-        path (Path): File of the model.
-
-    Returns:
-        dict: The description.
-
     Raises:
         FileNotFoundError: The file or its description is missing.
         ValueError: The description cannot be read or lacks a key.
@@ -173,17 +161,17 @@ def open_model(path, threads=0):
     """Open an exported model.
 
     Args:
-        path (Path): Its file.
-        threads (int): Threads that compute; with 0 the runtime decides.
+        path (Path): File of the model.
+        threads (int): Number of threads; with 0 the runtime decides.
 
     Returns:
-        tuple[Callable, dict]: Function of images (N, 3, H, W) that lists the outputs,
-        and the description.
+        tuple[Callable, dict]: Function that takes images (N, 3, H, W) and returns the
+        list of outputs, and the description.
 
     Raises:
         FileNotFoundError: The file or its description is missing.
-        ValueError: The format is unknown, the runtime cannot read the file, the
-            description cannot be read, or it has steps that cannot be done here.
+        ValueError: The format is unknown, the file or its description cannot be read,
+            or the test pipeline has a step that this script does not have.
         ImportError: The runtime is missing.
     """
     if path.suffix not in RUNTIMES:
@@ -191,7 +179,7 @@ def open_model(path, threads=0):
         raise ValueError(f'{path} is of an unknown format; a model ends in {known}')
     meta = read_description(path)
     if meta['prepare']['unknown']:
-        # The network would see other pictures than in its test.
+        # Without these steps the network would get different input than in its test.
         steps = ', '.join(meta['prepare']['unknown'])
         raise ValueError(
             f'{path}: the test pipeline has steps that cannot be done here: {steps}; '
@@ -266,11 +254,11 @@ def prepare_image(image, meta):
 
     Returns:
         tuple[np.ndarray, tuple[int, int]]: Images (1, 3, H, W), and the width and
-        height that the picture has in them, from the upper left corner on. Classifiers
-        that crop see the middle of the picture alone.
+        height of the picture in them; it begins at the upper left corner. If the
+        pipeline crops, only the middle of the picture is there.
 
     Raises:
-        ValueError: The network does not take the size of the picture.
+        ValueError: The network does not take pictures of this size.
     """
     prepare, form = meta['prepare'], meta['input']
     (width, height), kind = image.size, prepare['resize']
@@ -326,19 +314,20 @@ def prepare_image(image, meta):
 
 
 def suppress(boxes, scores, factors, settings):
-    """Select from dense boxes as the detector does: thresholds, then suppression.
+    """Select from dense boxes as the detector does: by thresholds, then by NMS.
 
     Args:
         boxes (np.ndarray): (A, 4), pixels of the network's input.
         scores (np.ndarray): (A, C).
-        factors (np.ndarray | None): (A,), factors of the scores.
+        factors (np.ndarray | None): (A,), YOLOv3's objectness; scores are multiplied
+            by it.
         settings (dict): 'suppression' of the description.
 
     Returns:
         tuple[np.ndarray, np.ndarray]: Boxes with score (K, 5), best first, and labels.
 
     Raises:
-        ValueError: The number of boxes is not the one described.
+        ValueError: The description has a different number of boxes.
     """
     classes, found, start = scores.shape[1], [], 0
     if sum(settings['levels']) != len(boxes):
@@ -382,16 +371,10 @@ def suppress(boxes, scores, factors, settings):
 
 
 def boxes_in_picture(boxes, size, inside, clip):
-    """Convert boxes from pixels of the network's input to pixels of the picture.
+    """Convert boxes (K, 4) from pixels of the network's input to those of the picture.
 
-    Args:
-        boxes (np.ndarray): (K, 4), pixels of the network's input.
-        size (Sequence[int]): Width and height of the picture.
-        inside (Sequence[int]): Width and height of the picture in the network's input.
-        clip (bool): Whether to clip the boxes to the picture.
-
-    Returns:
-        np.ndarray: (K, 4), pixels of the picture.
+    ``size`` is width and height of the picture, and ``inside`` its width and height in
+    the network's input; with ``clip`` the boxes are clipped to the picture.
     """
     corners = boxes.reshape(-1, 2, 2)
     if clip:
@@ -413,7 +396,7 @@ def find_boxes(outputs, image, inside, meta):
 
 
 def find_labels(outputs, image, inside):
-    """Return the class of each pixel of the picture, (H, W), from the nearest label."""
+    """Return the class of each pixel of the picture, (H, W), resized by nearest."""
     labels = outputs[0][0, : inside[1], : inside[0]]
     labels = Image.fromarray(labels.astype('i4'))
     return np.asarray(labels.resize(image.size, Image.Resampling.NEAREST))
@@ -428,7 +411,7 @@ def colour(label, meta):
     palette = meta['palette'] or ()
     if label < len(palette):
         return tuple(palette[label])
-    # Multiples of the golden ratio: hues of successive labels are far apart.
+    # Steps of the golden ratio give successive labels very different hues.
     r, g, b = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.8, 0.95)
     return int(255 * r), int(255 * g), int(255 * b)
 
@@ -453,15 +436,15 @@ def draw_boxes(image, found, meta):
     return image
 
 
-def draw_labels(image, labels, shares, meta):
-    """Colour the pixels by their class, and name the classes."""
+def draw_labels(image, labels, classes, meta):
+    """Colour the pixels by their class, and draw a legend of ``classes``."""
     colours = np.zeros((labels.max() + 1, 3), 'u1')
-    for label in np.unique(labels):
+    for label in classes:
         colours[label] = colour(label, meta)
     image = Image.blend(image, Image.fromarray(colours[labels]), 0.5)
     draw, size = ImageDraw.Draw(image), max(min(image.size) / 35, 10)
     font = ImageFont.load_default(size)
-    for line, label in enumerate(shares):
+    for line, label in enumerate(classes):
         y = size * (0.3 + 1.4 * line)
         draw.rectangle((3, y, 3 + size, y + size), colour(label, meta), 'black')
         write_text(draw, (size + 8, y), class_name(label, meta), font)
@@ -469,18 +452,13 @@ def draw_labels(image, labels, shares, meta):
 
 
 def predict(session, meta, image, score_thr):
-    """Run a model on a picture.
-
-    Args:
-        session (Callable): See :func:`open_model`.
-        meta (dict): Description of the model.
-        image (PIL.Image.Image): RGB.
-        score_thr (float): Lowest score of boxes.
+    """Run a model of :func:`open_model` on an RGB picture.
 
     Returns:
         tuple[list[dict], PIL.Image.Image | None]: The results for JSON: boxes in pixels
-        of the picture, the five best classes, classes with their share of the pixels,
-        or names and shapes of features; and the drawing of boxes or pixels.
+        of the picture with scores from ``score_thr`` on, the five best classes, classes
+        with their share of the pixels, or names and shapes of features; and the
+        drawing of boxes or pixels.
     """
     images, inside = prepare_image(image, meta)
     outputs = session(images)
@@ -504,16 +482,11 @@ def predict(session, meta, image, score_thr):
             for box, score, label in found
         ], draw_boxes(image, found, meta)
     labels = find_labels(outputs, image, inside)
-    numbers = np.bincount(labels.ravel())
-    shares = {
-        label: numbers[label] / labels.size
-        for label in np.argsort(-numbers, kind='stable').tolist()
-        if numbers[label]
-    }
+    shares = np.bincount(labels.ravel()) / labels.size
+    classes = np.argsort(-shares, kind='stable')[: np.count_nonzero(shares)].tolist()
     return [
-        dict(label=label, name=class_name(label, meta), share=float(share))
-        for label, share in shares.items()
-    ], draw_labels(image, labels, shares, meta)
+        dict(label=i, name=class_name(i, meta), share=float(shares[i])) for i in classes
+    ], draw_labels(image, labels, classes, meta)
 
 
 def line_of(row):
@@ -527,11 +500,7 @@ def line_of(row):
 
 
 def list_images(paths):
-    """List pairs of a picture and its drawing's name; folders are searched.
-
-    Raises:
-        ValueError: A folder has no pictures.
-    """
+    """List pairs of a picture and the name of its drawing; folders are searched."""
     images = []
     for path in paths:
         if not path.is_dir():
@@ -553,18 +522,19 @@ def require_own_drawings(images):
             raise ValueError(f'{other} and {path} would both be drawn as {name}')
 
 
-def require_folder(path):
-    """Make a folder before the work, which would be lost if nothing can be written.
-
-    Raises:
-        OSError: The folder cannot be made or written to.
-    """
+def require_writable(file, force):
+    """Make a file's folder, and raise an OSError where the file cannot be written."""
+    folder = file.parent
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f'cannot make the folder {path}: {error.strerror}') from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise PermissionError(f'cannot write into the folder {path}')
+        raise OSError(f'cannot make the folder {folder}: {error.strerror}') from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f'cannot write into the folder {folder}')
+    if file.is_dir():
+        raise IsADirectoryError(f'{file} is a folder')
+    if file.exists() and not force:
+        raise FileExistsError(f'{file} exists; --force overwrites it')
 
 
 def main(argv=None):
@@ -574,29 +544,15 @@ def main(argv=None):
     add = parser.add_argument
     add('model', metavar='MODEL', type=Path, help='exported file')
     add('images', metavar='IMAGE', type=Path, nargs='+', help='pictures or folders')
-    add(
-        '--out-dir',
-        metavar='DIR',
-        type=Path,
-        default=Path('work_dirs/run'),
-        help='folder for the drawings (default: work_dirs/run)',
-    )
+    default = Path('work_dirs/run')
+    text = f'folder for the drawings (default: {default})'
+    add('--out-dir', metavar='DIR', type=Path, default=default, help=text)
     add('--out', metavar='FILE.json', type=Path, help='also write the results here')
     add('--force', action='store_true', help='overwrite existing files')
-    add(
-        '--score-thr',
-        metavar='SCORE',
-        type=float,
-        default=0.3,
-        help='lowest score of a box (default: 0.3)',
-    )
-    add(
-        '--threads',
-        metavar='N',
-        type=int,
-        default=0,
-        help='threads that compute (default: the runtime decides)',
-    )
+    text = 'lowest score of a box (default: 0.3)'
+    add('--score-thr', metavar='SCORE', type=float, default=0.3, help=text)
+    text = 'number of threads (default: the runtime decides)'
+    add('--threads', metavar='N', type=int, default=0, help=text)
     args = parser.parse_args(argv)
     if args.threads < 0:
         parser.error(f'argument --threads: must be at least 0, got {args.threads}')
@@ -605,14 +561,9 @@ def main(argv=None):
     files = [args.out] if args.out else []
     if meta['output'] != 'features' and meta['task'] != 'classification':
         require_own_drawings(images)
-        require_folder(args.out_dir)
         files += [args.out_dir / name for _, name in images]
-    for file in files:
-        require_folder(file.parent)
-        if file.is_dir():
-            raise IsADirectoryError(f'{file} is a folder')
-        if file.exists() and not args.force:
-            raise FileExistsError(f'{file} exists; --force overwrites it')
+    for file in files:  # before the work, which would be lost
+        require_writable(file, args.force)
     results, failed = {}, 0
     for number, (path, name) in enumerate(images, 1):
         try:
@@ -638,7 +589,7 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    # The other tools end by mmghostnetv2.arguments.run_tool in the same way.
+    # The same as mmghostnetv2.arguments.run_tool, which this script does not import.
     try:
         main()
     except KeyboardInterrupt:
