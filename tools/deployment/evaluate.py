@@ -4,9 +4,10 @@ Example:
     python tools/deployment/evaluate.py configs/digits/ghostnetv2_100_digits.py \
         digits.onnx digits_int8.onnx
 
-The config's own test pipeline, data preprocessor and evaluator are used; only the
-network is the file's. All files are also timed in turn on one image: a time is a
-median, and a ratio is the median of the ratios to the first file within each round.
+The tool uses the config's test pipeline, data preprocessor and evaluator, and replaces
+only the network by the file. It also times all files in turn on one image. A time is
+the median over the rounds, and a ratio is the median of the ratios to the first file
+within each round.
 """
 
 import tempfile
@@ -31,6 +32,7 @@ from mmghostnetv2.arguments import (
 from mmghostnetv2.deployment.metadata import load_metadata
 from mmghostnetv2.deployment.networks import find_task
 from mmghostnetv2.deployment.runtimes import RUNTIMES, check_runtime, find_runtime
+from mmghostnetv2.output import markdown_table
 
 
 def pad_to_size(image, meta):
@@ -39,7 +41,7 @@ def pad_to_size(image, meta):
     The padding is on the right and at the bottom, as in the data preprocessors.
 
     Raises:
-        ValueError: The image is larger, or it has another size and is a classifier's.
+        ValueError: The image is larger, or a classifier takes a different size.
     """
     height, width = meta['input']['shape'][2:]
     pad = 0, width - image.shape[-1], 0, height - image.shape[-2]
@@ -52,7 +54,7 @@ def pad_to_size(image, meta):
 
 
 def predict(model, session, meta, data):
-    """Replace a model's test step by an exported network, image by image."""
+    """Run an exported network, image by image, instead of a model's test step."""
     data = model.data_preprocessor(data, False)
     for image, sample in zip(data['inputs'], data['data_samples'], strict=True):
         if not meta['input']['dynamic']:
@@ -69,7 +71,7 @@ def predict(model, session, meta, data):
             dets, labels = outputs
             dets, labels = dets[labels >= 0], labels[labels >= 0]
             size = sample.ori_shape[1::-1]
-            # The size of the picture in the image, without the pipeline's padding.
+            # Width and height of the picture in the image, without padding.
             factors = sample.get('scale_factor', (1.0, 1.0))
             inside = [round(x * f) for x, f in zip(size, factors, strict=True)]
             boxes = dets[:, :4].reshape(-1, 2, 2)
@@ -87,8 +89,8 @@ def evaluate(config, session, meta):
     """Return the metrics of an exported network by name.
 
     Raises:
-        ValueError: The config has nothing to test with, or its task or its number of
-            classes is not the network's.
+        ValueError: The config has no model or no test data, or task or number of
+            classes of config and network differ.
     """
     if not config.get('model'):
         raise ValueError('the config has no model')
@@ -122,17 +124,15 @@ def open_file(path, threads, openvino):
 def tabulate(metrics, seconds):
     """Return the results as the lines of a Markdown table."""
     first = next(iter(seconds))
-    # COCO's metrics are left out where no box was found.
+    # CocoMetric returns no metrics if there is no box.
     names = list(dict.fromkeys(name for found in metrics.values() for name in found))
     ratios = paired_ratios(seconds, first)
-    lines = [f'| file | {" | ".join(names)} | ms | ratio |']
-    lines.append('| --- ' * (len(names) + 3) + '|')
+    rows = [['file', *names, 'ms', 'ratio']]
     for file, values in metrics.items():
         cells = [f'{values[x]:.3f}' if x in values else 'none' for x in names]
-        cells.append(f'{1e3 * quartiles(seconds[file]).median:.2f}')
-        cells.append(f'{ratios[file].median:.3f}')
-        lines.append(f'| {file} | {" | ".join(cells)} |')
-    return lines
+        milliseconds = 1e3 * quartiles(seconds[file]).median
+        rows.append([file, *cells, f'{milliseconds:.2f}', f'{ratios[file].median:.3f}'])
+    return markdown_table(rows)
 
 
 def main(argv=None):
@@ -141,24 +141,14 @@ def main(argv=None):
     add_config(parser, checkpoint=None)
     add('models', metavar='MODEL', type=Path, nargs='+', help='exported files')
     add('--openvino', action='store_true', help='run .onnx files in OpenVINO')
-    add(
-        '--threads',
-        metavar='N',
-        type=positive_int,
-        default=1,
-        help='threads that compute (default: 1)',
-    )
-    add(
-        '--rounds',
-        metavar='N',
-        type=positive_int,
-        default=50,
-        help='timed runs of each file (default: 50)',
-    )
+    text = 'number of threads (default: 1)'
+    add('--threads', metavar='N', type=positive_int, default=1, help=text)
+    text = 'timed runs of each file (default: 50)'
+    add('--rounds', metavar='N', type=positive_int, default=50, help=text)
     args = parser.parse_args(argv)
     config = load_config(args)
     config.log_level = 'WARNING'
-    # The config's own visualizer would write into the folder that is removed.
+    # The config's visualizer would write into the temporary folder.
     config.visualizer = dict(type='Visualizer', name='evaluate')
     metrics, runners = {}, {}
     with tempfile.TemporaryDirectory() as config.work_dir:
