@@ -18,10 +18,8 @@ def find_pictures(paths: Sequence[Path], number: int = 100) -> list[Path]:
 
     Args:
         paths (Sequence[Path]): Pictures, or folders that are searched for pictures.
-        number (int): Largest number of pictures; of more, evenly spaced ones are taken.
-
-    Returns:
-        list[Path]: Their files.
+        number (int): Largest number of pictures. If there are more, evenly spaced ones
+            are chosen.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -49,7 +47,8 @@ def read_calibration(
     Args:
         files (Sequence[Path]): Pictures.
         size (tuple[int, int]): Height and width.
-        pixels (PixelFormat, optional): How to normalise; None for not at all.
+        pixels (PixelFormat, optional): How to normalise them; None leaves them as
+            they are.
 
     Returns:
         Tensor: Batches of one, (number, 1, 3, H, W).
