@@ -1,4 +1,4 @@
-"""The description of an exported model: what a program needs that lacks OpenMMLab.
+"""The description of an exported model, for programs that run it without OpenMMLab.
 
 The description of NAME.onnx is NAME.onnx.json beside it. ``tools/deployment/run.py``
 reads it.
@@ -42,14 +42,9 @@ def _test_dataset(cfg: Config) -> Any:
 
 
 def dataset_meta(cfg: Config, checkpoint: str | None = None) -> dict:
-    """Look up the classes and the palette in the checkpoint or the test dataset.
+    """Look up 'classes' and 'palette', each a list or None.
 
-    Args:
-        cfg (Config): Config of a model.
-        checkpoint (str, optional): File or URL of its weights.
-
-    Returns:
-        dict: 'classes' and 'palette', each a list or None.
+    They come from the checkpoint, or else from the test dataset of the config.
     """
     meta: dict[str, Any] = {}
     if checkpoint is not None:
@@ -192,14 +187,11 @@ def describe(
 
 @torch.no_grad()
 def describe_suppression(detector: Detector, shape: Sequence[int]) -> dict:
-    """Describe the suppression that has to follow a dense detector.
-
-    Args:
-        detector (Detector): The detector.
-        shape (Sequence[int]): Shape of its images, (N, 3, H, W).
+    """Describe the non-maximum suppression that must follow the 'dense' output.
 
     Returns:
-        dict: 'levels', the number of boxes on each level, and the thresholds.
+        dict: 'levels', the number of boxes on each level for images of ``shape``, and
+        the thresholds.
     """
     cfg, levels = detector.cfg, detector.decode(torch.zeros(*shape))
     return dict(
