@@ -12,8 +12,8 @@ from .metadata import describe, save_metadata
 from .networks import deployable, find_task
 from .runtimes import check_runtime, find_runtime
 
-# With fewer pixels the deepest features have a single one, where attention does not
-# down-sample. A graph of free sizes cannot make this distinction.
+# In smaller images the deepest features have a side of one pixel, which DFC attention
+# does not down-sample. A graph of free sizes cannot have this condition.
 MIN_DYNAMIC_SIDE = 33
 
 
@@ -29,11 +29,11 @@ def export_model(
     checkpoint: str | None = None,
     **compress: object,
 ) -> list[str]:
-    """Write a model for the runtime to whose files the suffix of ``path`` belongs.
+    """Write a model to a file; the suffix of ``path`` selects the runtime.
 
-    Batch norms are folded in a copy of the model. The file is run and compared with the
-    model: its outputs with those of torch, or a detector's boxes with those of the
-    library's ``predict``.
+    Batch norms are folded in a copy of the model. Then the file is run, and its outputs
+    are compared with those of torch, or a detector's boxes with those of the library's
+    ``predict``.
 
     Args:
         model (nn.Module): What :func:`mmghostnetv2.init_model` returned.
@@ -59,8 +59,8 @@ def export_model(
             model's, or the model does not take images of this size.
         ImportError: The runtime is not installed.
         NotImplementedError: The model, or this output of it, cannot be exported.
-        RuntimeError: The network cannot be converted, or the file computes something
-            else than torch.
+        RuntimeError: The network cannot be converted, or the file's outputs differ
+            from those of torch.
     """
     runtime = find_runtime(path)
     check_runtime(runtime.name)
