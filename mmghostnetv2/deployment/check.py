@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from .networks import Normalize, find_task, pixel_format
 from .runtimes import TOLERANCE, Session, flatten, largest_error, require_equal
 
-# Smallest shares of equal labels of pixels and of equal boxes. Rounding decides between
-# classes that are equally likely, and about boxes that overlap by just the threshold.
+# Smallest shares of equal pixel labels and of equal boxes. Rounding may change the
+# label where two classes score the same, and the suppression of a box whose overlap is
+# at the threshold.
 MIN_EQUAL_LABELS = 0.9999
 MIN_EQUAL_BOXES = 0.99
-# Smallest tolerance as a share of an output's largest value. Where float32 rounds off
-# more than that, what it rounds off counts.
+# Smallest tolerance as a share of an output's largest value. If float32 itself rounds
+# by more than that, its rounding error sets the tolerance.
 MIN_TOLERANCE = 1e-5
 
 
@@ -46,12 +47,9 @@ def sample_pixels(size: tuple[int, int], image: str | Path | None = None) -> np.
 
 
 def network_input(model: BaseModel, pixels: np.ndarray, preprocess: bool) -> np.ndarray:
-    """Turn pixels (H, W, 3) into the images (1, 3, H, W) that a network takes.
+    """Turn RGB pixels (H, W, 3), uint8, into the network's images (1, 3, H, W).
 
-    Args:
-        model (BaseModel): Model of mmpretrain, mmdet or mmseg.
-        pixels (np.ndarray): Picture, RGB, (H, W, 3), uint8.
-        preprocess (bool): Whether the network normalises, see :func:`deployable`.
+    They are normalised unless the network itself does it (``preprocess``).
     """
     array = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32)
     images = torch.from_numpy(array)
@@ -97,8 +95,8 @@ def require_same(
     """Raise unless a runtime computes what torch computes in double precision.
 
     Args:
-        network (nn.Module): The network as it was trained. Its norms are not folded, so
-            that a wrong fold is found, too.
+        network (nn.Module): The network as it was trained. Its norms must not be
+            folded, so that this check also finds a wrong fold.
         session (Session): Runs the file.
         images (Tensor): Batch of images, (N, 3, H, W).
         runtime (str): Name of the runtime, for messages.
@@ -109,7 +107,7 @@ def require_same(
     Raises:
         RuntimeError: An output differs by more than 1e-5 of its largest value and by
             more than twice the rounding of torch's float32, or by more than 1e-4; or
-            more than one label of 10000 differs.
+            more than one of 10,000 labels differs.
     """
     outputs = session(images.numpy())
     with torch.no_grad():
@@ -133,7 +131,7 @@ def _require_labels(share: float, runtime: str) -> str:
 
 
 def _require_same_boxes(outputs, expected, side: int, runtime: str) -> str:
-    """Match boxes of equal labels one to one; corners are compared by the side."""
+    """Match boxes of equal labels one to one; corner errors are shares of ``side``."""
     dets, labels = (output[0] for output in outputs)
     dets, labels = dets[labels >= 0], labels[labels >= 0]
     if (np.diff(dets[:, 4]) > 0).any():
