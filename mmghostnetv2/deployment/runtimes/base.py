@@ -18,7 +18,7 @@ TOLERANCE = 1e-4
 
 
 class Runtime(NamedTuple):
-    """Describes a runtime: how it gets a network and how it runs it on the CPU.
+    """Describes a runtime: how to write a network for it and how to run the file.
 
     ``write(network, images, path)`` writes a file for images of one shape, and
     ``open(path, threads)`` returns a :data:`Session`. torch's own runtimes have no
@@ -40,7 +40,8 @@ class Runtime(NamedTuple):
             height and width free.
         compress (Mapping[str, Callable]): Options of export.py, each with a function
             ``(network, images, path, value)`` that rewrites the checked file smaller.
-        check (Callable): Raises an ImportError where more than modules is missing.
+        check (Callable): Raises an ImportError if something else than ``modules`` is
+            missing.
     """
 
     name: str
@@ -58,16 +59,16 @@ class Runtime(NamedTuple):
     check: Callable[[], object] = lambda: None
 
     def convert(self, network: nn.Module, x: Tensor, path: Path) -> Path | nn.Module:
-        """Make what :attr:`open` takes of a network in eval mode.
+        """Convert a network in eval mode to what :attr:`open` takes.
 
         Args:
             network (nn.Module): The network.
             x (Tensor): Images of the shape that it will take, (N, 3, H, W).
-            path (Path): Start of the file's name.
+            path (Path): The file to write, without the runtime's name and suffix.
 
         Returns:
-            Path | nn.Module: The file, ``path.name.suffix`` with the runtime's name and
-            suffix, or the network itself where the runtime has no files.
+            Path | nn.Module: The file, ``path.name.suffix``, or the network itself if
+            the runtime has no files.
         """
         if self.write is None:
             return network

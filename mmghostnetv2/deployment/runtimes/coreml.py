@@ -1,4 +1,4 @@
-"""Core ML, which runs on macOS and iOS alone. The conversion works on Linux, too."""
+"""Core ML, which runs only on macOS and iOS. The conversion also works on Linux."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from .base import Runtime, Session, export_program, tensors
 def _write(network: nn.Module, images: Tensor, path: Path, half: bool = False) -> None:
     """Write NAME.mlpackage, a folder, and compare its input and outputs with torch's.
 
-    It computes in float32, or in float16, which the Neural Engine needs, if ``half``.
+    It computes in float32. If ``half`` it computes in float16, as the Neural Engine
+    requires.
 
     Raises:
         RuntimeError: The network cannot be converted, or shapes differ.
@@ -26,7 +27,7 @@ def _write(network: nn.Module, images: Tensor, path: Path, half: bool = False) -
             compute_precision=precision.FLOAT16 if half else precision.FLOAT32,
             minimum_deployment_target=coremltools.target.iOS16,
         )
-    except Exception as error:  # the converter raises what comes
+    except Exception as error:  # the converter raises many types
         raise RuntimeError(f'Core ML cannot convert the network: {error}') from error
     model.save(str(path))
     with torch.no_grad():
@@ -49,7 +50,7 @@ def interface(path: Path) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _open(path: Path, threads: int) -> Session:
-    raise NotImplementedError('Core ML runs on macOS and iOS alone, not here')
+    raise NotImplementedError('Core ML runs only on macOS and iOS')
 
 
 COREML = Runtime(

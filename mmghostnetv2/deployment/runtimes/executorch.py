@@ -34,7 +34,7 @@ def _open(path: Path, threads: int) -> Session:
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime as ExecuTorch
 
-        # There is no public way. One pool of threads serves the whole process.
+        # No public function sets the number of threads. The whole process shares them.
         if portable_lib._threadpool_get_thread_count() != threads:
             portable_lib._unsafe_reset_threadpool(threads)
     method = ExecuTorch.get().load_program(path).load_method('forward')

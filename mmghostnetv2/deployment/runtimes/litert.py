@@ -1,4 +1,4 @@
-"""LiteRT, formerly TensorFlow Lite. It is converted to in an environment of its own."""
+"""LiteRT, formerly TensorFlow Lite. The converter runs in its own environment."""
 
 import os
 import subprocess
@@ -41,9 +41,9 @@ def _run_worker(*arguments: str | Path) -> None:
 
 
 def _upsample_nearest(x: Tensor, size: list[int] | None, scale_factors=None) -> Tensor:
-    """Up-sample by taking rows and columns by their index.
+    """Up-sample by selecting rows and columns by index.
 
-    LiteRT's own operator takes other pixels than torch's where the new size is no
+    LiteRT's own operator selects different pixels than torch's if the new size is not a
     multiple of the old one.
     """
     if size is None or all(

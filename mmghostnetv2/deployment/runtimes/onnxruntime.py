@@ -16,7 +16,7 @@ from .base import Runtime, Session
 
 @contextmanager
 def _free_sizes() -> Iterator[None]:
-    """Replace the one layer of mmseg that fixes sizes: it calls int() on them."""
+    """Replace mmseg's Upsample, which fixes sizes because it calls int() on them."""
     if 'mmseg' not in sys.modules:
         yield
         return
@@ -48,9 +48,9 @@ def write(
             where it has them.
         images (Tensor): Images of the shape that it will take, (N, C, H, W).
         path (Path): File to write.
-        dynamic (bool): Leave N, H and W free. Attention needs features of two pixels
-            at least, so images must have 33 pixels a side, and YOLOv3 needs
-            multiples of 32.
+        dynamic (bool): Leave N, H and W free. Each side must then have at least 33
+            pixels, so that all features have at least two, and YOLOv3 needs multiples
+            of 32.
 
     Raises:
         RuntimeError: The network has an operation that ONNX lacks, or one that takes
@@ -99,8 +99,8 @@ def _open(path: Path, threads: int) -> Session:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Threads wait for the next operator in a busy loop, as they do where a network is
-    # deployed, but stop after the last one, when another network has its turn.
+    # Threads wait for the next operator in a busy loop, as in deployment, but stop
+    # after the last one, so that they do not slow down the next network.
     options.add_session_config_entry('session.force_spinning_stop', '1')
     session = onnxruntime.InferenceSession(
         path, options, providers=['CPUExecutionProvider']

@@ -29,7 +29,7 @@ def _open(path: Path, threads: int) -> Session:
         'PERFORMANCE_HINT': 'LATENCY',
         # The default is bfloat16 on CPUs that have it.
         'INFERENCE_PRECISION_HINT': 'f32',
-        # Pinning would also pin what else runs in this process.
+        # Pinning would also affect other code in this process.
         'ENABLE_CPU_PINNING': False,
     }
     model = openvino.Core().compile_model(path, 'CPU', options)
