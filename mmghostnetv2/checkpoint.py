@@ -120,7 +120,7 @@ def load_from_url(filename: str, map_location=None):
     try:
         return CheckpointLoader.load_checkpoint(str(path), map_location)
     except Exception as error:
-        # The file may be a proxy's error page, which would be found again every time.
+        # The file may be a proxy's error page, and it stays in the cache.
         raise RuntimeError(
             f'{path}, the download of {filename}, cannot be read; if it is damaged, '
             f'remove it to download it again: {_reason(error)}'
@@ -141,7 +141,7 @@ def _download(url: str) -> Path:
                 )
             except Exception as caught:
                 error = caught
-        # A process that raised alone would leave the others waiting for it.
+        # If only one process raised, the others would wait for it forever.
         failures = [text for text in all_gather_object(error and repr(error)) if text]
         if failures:
             raise OSError(
@@ -152,10 +152,10 @@ def _download(url: str) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a file cannot be read, without torch's advice to unpickle unsafely."""
+    """Return why a file cannot be read, without torch's advice to disable safety."""
     found = re.search(r'WeightsUnpickler error:\s*(.*)', str(error))
     if found:
-        return f'it is no checkpoint, or unsafe to unpickle: {found[1]}'
+        return f'it is not a checkpoint, or it is unsafe to unpickle: {found[1]}'
     return f'{type(error).__name__}: {error}'
 
 
@@ -202,15 +202,10 @@ _COUNTERS = ('total_ops', 'total_params')
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load a state dict that must be complete and must hold nothing else.
+    """Load a state dict that must hold all parameters and nothing else.
 
-    The counters of batch norms, which older files lack, and entries of FLOPs counters
-    do not count.
-
-    Args:
-        module (nn.Module): Network to load into.
-        weights (dict[str, Tensor]): Its state dict.
-        source (str): File that the error names.
+    Two exceptions: batch counters of norms, which older files lack, may be missing, and
+    entries of FLOPs counters are ignored. Errors name the file ``source``.
 
     Raises:
         ValueError: A parameter is lacking, left over or of a different shape. The
@@ -291,9 +286,9 @@ def mmpretrain_to_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 class ReleasedInit(PretrainedInit):
     """``init_cfg=dict(type='Pretrained', ...)`` of the backbones.
 
-    Unlike mmengine's class, it knows the layouts of :func:`read_weights`, ignores a
-    ``prefix`` that the file does not use (released files have none), and refuses a file
-    that does not fit. The classifier and stages that are not built are left out.
+    Unlike mmengine's class, it reads the layouts of :func:`read_weights`, ignores a
+    ``prefix`` that the file does not use (released files have none), and raises if the
+    file does not fit. It skips the classifier and stages that are not built.
     """
 
     def __call__(self, module: nn.Module) -> None:
@@ -328,7 +323,7 @@ class ReleasedInit(PretrainedInit):
 def use_released_init(init_cfg):
     """Replace mmengine's ``Pretrained`` in an ``init_cfg`` by :class:`ReleasedInit`.
 
-    It comes last, as in mmengine, so that nothing overwrites the loaded weights.
+    It is moved to the end, as in mmengine, so that nothing overwrites loaded weights.
     """
     if init_cfg is None:
         return None
@@ -342,7 +337,7 @@ def use_released_init(init_cfg):
 
 
 def _is_left_out(key: str, backbone: Any) -> bool:
-    """Tell whether an entry is of the classifier or of a stage that is not built."""
+    """Tell whether an entry belongs to the classifier or to a stage not built."""
     stage = re.match(r'blocks\.(\d+)\.', key)
     return key.startswith(tuple(_HEAD)) or (
         stage is not None and int(stage[1]) >= len(backbone.blocks)
@@ -357,21 +352,20 @@ _METHODS: dict[type, tuple[str, ...]] = {
 
 
 def _pickled_method(obj: Any, name: str):
-    """Replace ``getattr`` while a checkpoint is unpickled, for these methods alone."""
+    """Stand in for ``getattr`` during unpickling; it returns only these methods."""
     if isinstance(obj, type) and name in _METHODS.get(obj, ()):
         return getattr(obj, name)
     raise pickle.UnpicklingError(
-        f'the checkpoint asks for attribute {name!r} of {obj!r}, which no training of '
-        'mmengine saves'
+        f'the checkpoint asks for attribute {name!r} of {obj!r}, which mmengine never '
+        'saves'
     )
 
 
 def allow_training_checkpoints() -> None:
     """Let weights-only loading accept what mmengine's trainings save beside weights.
 
-    These are log buffers with their numpy arrays, under the names that numpy 1 and 2
-    give to the functions that rebuild arrays, and the one-cycle schedule. Everything
-    else is refused as before.
+    These are the one-cycle schedule and log buffers with their numpy arrays. numpy 1
+    and 2 name the functions that rebuild arrays differently; both names are accepted.
     """
     core: Any = np._core if hasattr(np, '_core') else np.core
     allowed: list[Any] = [
