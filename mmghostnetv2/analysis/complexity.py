@@ -7,7 +7,7 @@ from torch import nn
 
 OPERATORS = ('conv', 'linear')
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-# names of a model's backbone, and of the network in mmpretrain's TIMMBackbone
+# Attribute names of a model's backbone and of the network in mmpretrain's TIMMBackbone
 BACKBONES = ('backbone', 'timm_model')
 
 
@@ -41,7 +41,7 @@ def count(network: nn.Module, size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 class Block(NamedTuple):
-    """Part of a network: its name there, its class, and what :func:`count` counts."""
+    """Name of a block in the network, its class, and its costs as in :func:`count`."""
 
     name: str
     type: str
@@ -65,15 +65,11 @@ def count_blocks(network: nn.Module, size: int | tuple[int, int]) -> list[Block]
 
     Blocks are the children of the network and of its backbone, and the items of
     containers such as ``nn.Sequential``. Blocks without parameters and without
-    multiply-accumulates are left out.
-
-    Args:
-        network (nn.Module): As in :func:`count`.
-        size (int | tuple[int, int]): As in :func:`count`.
+    multiply-accumulates are left out. The arguments are those of :func:`count`.
 
     Returns:
-        list[Block]: In the order of registration. If something belongs to no block, it
-        is counted in a last one that is named 'rest'.
+        list[Block]: In the order of registration. A last block named 'rest' counts what
+        belongs to no other block, if there is anything.
     """
     analyzer = _analyze(network, size)
     counters = analyzer.by_module_and_operator()

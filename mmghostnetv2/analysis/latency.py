@@ -1,7 +1,7 @@
-"""Latency of networks that are to be compared on one machine.
+"""Comparison of the latency of networks on one machine.
 
-The speed of a machine drifts by more than networks differ. Therefore all networks are
-built first, then run in turn, and compared within a round.
+The speed of a machine drifts by more than the networks differ. Therefore all networks
+are built first and then run in turn, and times are compared within one round.
 """
 
 import os
@@ -23,18 +23,18 @@ from torch import nn
 def randomize_norms(
     network: nn.Module, shape: Sequence[int] = (2, 3, 224, 224), seed: int = 0
 ) -> nn.Module:
-    """Make an untrained network sensitive to what a wrong export changes.
+    """Randomise the batch norms of an untrained network, so that a wrong export shows.
 
-    At initialisation features fade from layer to layer and gates stay near one half.
-    Another up-sampling, for example, then changes the outputs by less than rounding
-    does. Here the batch norms get random weights and biases and the statistics of
+    At initialisation, features fade from layer to layer and gates stay near one half. A
+    wrong up-sampling, for example, then changes the outputs by less than rounding does.
+    This function gives the batch norms random weights and biases and the statistics of
     random images. The latency does not depend on them.
 
     Args:
         network (nn.Module): Is changed in place and left in eval mode.
-        shape (Sequence[int]): Shape of the images, (N, C, H, W). With statistics of
-            too few values, as of two images of 64 pixels, the network amplifies
-            rounding to more than 1e-4.
+        shape (Sequence[int]): Shape of the images, (N, C, H, W). If the statistics come
+            from too few values, such as two images of 64x64 pixels, the network
+            amplifies rounding errors to more than 1e-4.
         seed (int): Seed of all random values.
 
     Returns:
@@ -68,14 +68,14 @@ def time_interleaved(
 ) -> dict[str, list[float]]:
     """Time runners in turn: in each round every one runs once.
 
-    The order changes from round to round, because the network that ran before leaves
-    its traces in caches and clock rates.
+    The order is shuffled in each round, because the previous network influences caches
+    and clock rates.
 
     Args:
-        runners (Mapping[str, Callable]): What to time, by name.
+        runners (Mapping[str, Callable]): Functions to time, by name.
         rounds (int): Number of rounds.
-        warmup (int): Runs of each before, which are not timed.
-        seed (int): Seed of the orders.
+        warmup (int): Untimed runs of each function before the first round.
+        seed (int): Seed of the shuffling.
 
     Returns:
         dict[str, list[float]]: Seconds by name, one value a round.
@@ -107,7 +107,7 @@ class Quartiles(NamedTuple):
     upper: float
 
     def spread(self, digits: int) -> str:
-        """Write the median and, in brackets, the interquartile range."""
+        """Format the median and, in brackets, the interquartile range."""
         lower, median, upper = (f'{value:.{digits}f}' for value in self)
         return f'{median} ({lower} to {upper})'
 
@@ -120,14 +120,11 @@ def quartiles(values: Sequence[float]) -> Quartiles:
 def fit_power(pixels: Sequence[float], costs: Sequence[float]) -> tuple[float, float]:
     """Fit cost = factor * pixels ** exponent by least squares on logarithms.
 
-    Args:
-        pixels (Sequence[float]): Numbers of pixels.
-        costs (Sequence[float]): Time or memory for each; those that are not above 0
-            are left out, since they have no logarithm.
+    Costs that are not above 0 are left out, since they have no logarithm.
 
     Returns:
-        tuple[float, float]: Exponent and factor, NaN for fewer than two numbers of
-        pixels.
+        tuple[float, float]: Exponent and factor; both are NaN if fewer than two
+        different numbers of pixels are left.
     """
     points = [(p, cost) for p, cost in zip(pixels, costs, strict=True) if cost > 0]
     if len({p for p, _ in points}) < 2:
@@ -142,14 +139,11 @@ def paired_ratios(
 ) -> dict[str, Quartiles]:
     """Divide times by those of the reference in the same round.
 
-    A slow phase of the machine that lasts a whole round does not change the ratio.
-
-    Args:
-        seconds (Mapping[str, Sequence[float]]): What :func:`time_interleaved` returns.
-        reference (str): Name of what the others are divided by.
+    ``seconds`` is what :func:`time_interleaved` returns. A slow phase of the machine
+    that lasts a whole round does not change the ratio.
 
     Returns:
-        dict[str, Quartiles]: By name, quartiles over the rounds of the ratio.
+        dict[str, Quartiles]: For each name, quartiles of its ratios in all rounds.
 
     Raises:
         KeyError: ``reference`` was not timed.
@@ -168,7 +162,7 @@ def _cpu_model() -> str:
 
 
 def describe_machine() -> dict[str, str]:
-    """Say where and when something was measured, for the head of a table.
+    """Describe the machine, the software and the date of a measurement.
 
     Returns:
         dict[str, str]: 'CPU', 'cores' (those that this process may use), 'OS',

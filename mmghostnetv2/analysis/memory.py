@@ -1,4 +1,4 @@
-"""Peak memory of a model, measured in a process of its own."""
+"""Peak memory of a model, measured in a separate process."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -43,7 +43,7 @@ def _measure(
         run = start(network, shape, runtime, threads)
     for _ in range(3):
         run()
-    Path('/proc/self/clear_refs').write_text('5')  # forgets the peak so far
+    Path('/proc/self/clear_refs').write_text('5')  # reset VmHWM
     run()
     return weights + _status('VmHWM') - before
 
@@ -61,7 +61,7 @@ def peak_memory(
     Args:
         model (str | Path): File for the runtime, or a network's name with its options,
             see :func:`~mmghostnetv2.analysis.networks.build_network`.
-        runtime (str): A key of ``RUNTIMES``; a training does not use it.
+        runtime (str): A key of ``RUNTIMES``; ignored if ``train``.
         shape (Sequence[int]): Shape of the images, (N, C, H, W).
         threads (int): Threads that compute one operator.
         train (bool): Whether to do training steps instead of inference.

@@ -17,13 +17,13 @@ def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
     mmpretrain, mmdet and mmseg, and its cost does not depend on what it detects.
 
     Args:
-        model (nn.Module): Any of these. Only a detector with ``rpn_head`` and
-            ``roi_head`` is changed.
+        model (nn.Module): Model of these libraries. It is changed only if it has an
+            ``rpn_head`` and a ``roi_head``.
         number (int): Regions of an image.
 
     Returns:
-        nn.Module: ``model`` itself, of a subclass of its class. It returns what its
-        first stage returns, too.
+        nn.Module: ``model`` itself. If it was changed, its class is now a subclass that
+        returns the outputs of both stages.
     """
     if not (hasattr(model, 'rpn_head') and hasattr(model, 'roi_head')):
         return model
@@ -46,11 +46,7 @@ def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
 
 
 class Backbone(nn.Module):
-    """A backbone whose ``eval()`` and ``train()`` return it; mmpretrain's return None.
-
-    Args:
-        backbone (nn.Module): The backbone.
-    """
+    """A backbone whose ``eval()`` returns it; mmpretrain's ``eval()`` returns None."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -61,11 +57,7 @@ class Backbone(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """A network in channels_last, which takes images in any memory format.
-
-    Args:
-        network (nn.Module): Is changed in place.
-    """
+    """Converts a network to channels_last in place; takes images in any format."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -153,15 +145,8 @@ def apply_options(network: nn.Module, text: str) -> nn.Module:
 
     ``+deploy`` folds the batch norms, ``+accelerate`` puts the modules of
     :mod:`mmghostnetv2.acceleration` in the place of plain ones, and ``+channels_last``
-    changes the memory format.
-
-    Args:
-        network (nn.Module): What :func:`build_network` returns for ``text``; is changed
-            in place.
-        text (str): The same text.
-
-    Returns:
-        nn.Module: Computes the same.
+    changes the memory format. ``network``, which :func:`build_network` built for the
+    same text, is changed in place.
     """
     _, options = split_options(text)
     if 'deploy' in options:
@@ -173,14 +158,10 @@ def apply_options(network: nn.Module, text: str) -> nn.Module:
 
 @torch.no_grad()
 def copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Give a network the weights of another one, in the order of their layers.
+    """Copy the weights of ``source`` to ``target`` in the order of their layers.
 
     Two libraries name the parameters of one network differently, but register its
     layers in the same order. A 1x1 convolution fits a linear layer.
-
-    Args:
-        source (nn.Module): Has the weights.
-        target (nn.Module): Gets them.
 
     Raises:
         ValueError: The weights of one do not fit the other.

@@ -1,4 +1,4 @@
-"""Networks made ready to be timed: inference in a runtime, or a step of a training."""
+"""Functions to time: inference of a network in a runtime, or one training step."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -53,17 +53,17 @@ def build_runner(
     path: Path,
     expected: Sequence[np.ndarray] | None = None,
 ) -> tuple[Runner, nn.Module | Path]:
-    """Make a network ready to be timed on the CPU, and check what it computes there.
+    """Prepare a network for timing on the CPU, and check its outputs there.
 
     Args:
         network (nn.Module): Takes one image batch, returns tensors or sequences of
-            them; is left in eval mode. At its initialisation it may hide a wrong
+            them; is left in eval mode. A freshly initialised network may hide a wrong
             export, see :func:`~mmghostnetv2.analysis.randomize_norms`.
         shape (Sequence[int]): Shape of the images, (N, C, H, W).
         runtime (str): A key of ``RUNTIMES``.
         threads (int): Threads that compute one operator.
         path (Path): File for the runtime, without its suffix.
-        expected (Sequence[np.ndarray], optional): What the network must compute.
+        expected (Sequence[np.ndarray], optional): Outputs that the network must have.
             Defaults to its own outputs in torch.
 
     Returns:
@@ -73,7 +73,7 @@ def build_runner(
     Raises:
         ValueError: The runtime is unknown.
         ImportError: The runtime is not installed.
-        RuntimeError: An output is further from the expected one than 1e-4 of its
+        RuntimeError: An output differs from the expected one by more than 1e-4 of its
             largest value.
     """
     check_runtime(runtime)
@@ -95,13 +95,13 @@ def build_cuda_runner(
     expected: Sequence[np.ndarray],
     amp: bool = False,
 ) -> Runner:
-    """Make a network ready to be timed on a GPU, and check what it computes there.
+    """Prepare a network for timing on a GPU, and check its outputs there.
 
     Args:
         network (nn.Module): Is moved to the GPU.
         shape (Sequence[int]): Shape of the images, (N, C, H, W).
         runtime (str): 'torch', eager; 'compiled', torch.compile with weights as
-            constants; or 'cudagraph', which replays what eager launches.
+            constants; or 'cudagraph', which replays the kernels that eager launches.
         expected (Sequence[np.ndarray]): Its outputs on the CPU.
         amp (bool): Whether to compute in mixed precision.
 
@@ -109,8 +109,8 @@ def build_cuda_runner(
         Callable: Runs the network once, and waits until it is done.
 
     Raises:
-        RuntimeError: There is no GPU, or an output is further from the CPU's than 1e-3
-            of its largest value, 5e-2 in mixed precision.
+        RuntimeError: There is no GPU, or an output differs from the CPU's by more than
+            1e-3 of its largest value, or 5e-2 in mixed precision.
     """
     images = random_images(shape).cuda()
     model: Any = network.cuda().eval()
@@ -124,7 +124,7 @@ def build_cuda_runner(
         with torch.autocast('cuda', enabled=amp):
             return model(images)
 
-    for _ in range(3):  # libraries choose their algorithms, which no graph may hold
+    for _ in range(3):  # libraries tune themselves, which a graph must not capture
         outputs = compute()
     run = compute
     if runtime == 'cudagraph':
@@ -132,7 +132,7 @@ def build_cuda_runner(
         with torch.cuda.graph(graph):
             outputs = compute()
 
-        # A graph knows the addresses alone, so both are kept alive here.
+        # A graph stores only addresses, so the default keeps both objects alive.
         def run(alive=(model, images)):
             graph.replay()
 
@@ -154,10 +154,10 @@ def training_step(
     device: str = 'cpu',
     amp: bool = False,
 ) -> Callable[[], float]:
-    """Make a network ready to be trained on one batch of random images.
+    """Prepare a network for training steps on one batch of random images.
 
-    A step is the forward pass, a loss, the sum of the mean squares of its outputs, the
-    backward pass, and an update by SGD with momentum.
+    A step is the forward pass, the backward pass and an update by SGD with momentum.
+    The loss is the sum of the mean squares of the outputs.
 
     Args:
         network (nn.Module): Takes one image batch, returns tensors or sequences of
