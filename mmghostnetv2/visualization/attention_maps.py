@@ -1,4 +1,4 @@
-"""Maps of what DFC attention looks at: GhostNetV2 paper, Eqs. 3 to 6 and Figure 6."""
+"""Maps of the positions that DFC attention uses: paper, Eqs. 3 to 6 and Figure 6."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,10 +20,9 @@ def record_inputs(
         forward (Callable): Function without arguments that runs it.
 
     Returns:
-        dict[str, tuple[DFCAttention, Tensor]]: For each attention that ran, by the
-        module's path and in the order of running, the attention and its input features
-        X, of shape (N, in_channels, H, W), part of autograd's graph if there is one.
-        For an attention that ran several times these are the features of the first run.
+        dict[str, tuple[DFCAttention, Tensor]]: By the module's path and in the order of
+        running, each attention that ran and the input features X of its first run, of
+        shape (N, in_channels, H, W). They keep their place in autograd's graph.
     """
     inputs = {}
 
@@ -48,15 +47,10 @@ def record_inputs(
 def down_sampled_position(
     size: tuple[int, int], position: tuple[int, int]
 ) -> tuple[int, int]:
-    """Find the position in the half-sized maps whose value up-sampling takes.
+    """Find the row and the column in the half-sized maps for a position of the gate.
 
-    Args:
-        size (tuple[int, int]): Height and width of the attention's input features.
-        position (tuple[int, int]): Row and column of a value of the gate.
-
-    Returns:
-        tuple[int, int]: Row and column of the value that nearest-neighbour
-        up-sampling takes for this position.
+    Nearest up-sampling copies this value to the position. ``size`` is the height and
+    the width of the attention's input features.
     """
     row, column = (
         p * max(side // 2, 1) // side for p, side in zip(position, size, strict=True)
@@ -113,9 +107,9 @@ def full_attention(
 ) -> Tensor:
     """Compute how the gate at one position depends on every position of the features.
 
-    This is the FC layer of Eq. 3 that the whole attention replaces, from its input X to
-    the gate, linearised at X: d gate_c(position) / d X(:, h', w'), of which the result
-    is the 2-norm over the channels of X and then the mean over the channels c.
+    The attention replaces the FC layer of Eq. 3 from its input X to the gate. This
+    function linearises it at X: it computes d gate_c(position) / d X(:, h', w'), its
+    2-norm over the channels of X, and the mean of these norms over the channels c.
 
     Args:
         attention (DFCAttention): The attention, in eval mode.
@@ -158,8 +152,8 @@ def image_sensitivity(
     """Compute how the gate at one position depends on every pixel of the image.
 
     This is the 2-norm over the colours of d g / d image(:, y, x), where g is one
-    channel of the gate or the mean over all. The gradient passes all layers before the
-    attention, other attentions among them.
+    channel of the gate or the mean over all. The gradient passes through all layers
+    before the attention, including other attentions.
 
     Args:
         attention (DFCAttention): The attention, in eval mode.
@@ -195,10 +189,7 @@ def _check(attention: DFCAttention, size, position: tuple[int, int]) -> None:
 
 
 def _line(conv: Any, norm: Any, side: int, index: int) -> Tensor:
-    """Return the absolute weights of a half-sized line for its pixel ``index``.
-
-    They have the shape (C, side / 2).
-    """
+    """Return the absolute weights (C, side / 2) of a line for its pixel ``index``."""
     if getattr(norm, 'running_var', None) is None:
         raise TypeError(
             'the weights of DFC attention include the scales of its norms, which must '
