@@ -12,7 +12,7 @@ from mmengine.config import Config, DictAction
 
 from .apis import read_config
 
-# Errors whose message says by itself what is wrong; others are shown with their type.
+# The messages of these errors are clear by themselves; others are shown with the type.
 READABLE = (ValueError, OSError, RuntimeError, ImportError)
 
 
@@ -37,19 +37,12 @@ class _ShapeAction(argparse.Action):
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
-    """Make the parser of a tool; its help begins with the docstring as it is written.
-
-    Args:
-        doc (str): Docstring of the tool: one sentence on what it does, then an example.
-    """
+    """Make the parser of a tool; its help begins with ``doc``, the docstring."""
     return _Parser(doc)
 
 
 def at_least(low: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers from ``low`` on, as the ``type`` of an argument.
-
-    The reader raises argparse.ArgumentTypeError for anything else.
-    """
+    """Return a ``type`` for add_argument: whole numbers of at least ``low``."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < low:
@@ -67,10 +60,8 @@ positive_int = at_least(1)
 def add_config(parser: argparse.ArgumentParser, checkpoint: str | None = '?') -> None:
     """Add the positional ``CONFIG [CHECKPOINT]`` and ``--cfg-options``.
 
-    Args:
-        parser (argparse.ArgumentParser): Parser of a tool.
-        checkpoint (str, optional): '?' for an optional checkpoint, '1' for a required
-            one, None for a tool that takes no checkpoint.
+    ``checkpoint`` is '?' for an optional checkpoint, '1' for a required one, and None
+    for a tool that takes no checkpoint.
     """
     parser.add_argument(
         'config', metavar='CONFIG', help='config file, or the name of one of ours'
@@ -99,10 +90,10 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config that the arguments of :func:`add_config` name and change.
+    """Read the config given by the arguments of :func:`add_config`.
 
     Raises:
-        RuntimeError: There is no such config, or it fails; the message names it.
+        RuntimeError: The config is missing or invalid; the message names it.
     """
     with named_errors(args.config):
         cfg = read_config(args.config)
@@ -111,7 +102,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def add_runner(parser: argparse.ArgumentParser) -> None:
-    """Add what mmengine's Runner needs beside the config, see :func:`runner_config`."""
+    """Add the arguments of mmengine's Runner that :func:`runner_config` reads."""
     add = parser.add_argument
     add('--work-dir', metavar='DIR', help='folder of logs, metrics and checkpoints')
     add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
@@ -146,11 +137,8 @@ def add_out(
 ) -> None:
     """Add ``--out FILE`` and ``--force``.
 
-    Args:
-        parser (argparse.ArgumentParser): Parser of a tool.
-        help (str): What is written.
-        suffixes (Sequence[str]): What the name may end in; anything by default.
-        kwargs: Those of add_argument, ``required=True`` for one.
+    The name must end in one of ``suffixes``, if there are any. ``kwargs`` are those of
+    add_argument, for example ``required=True``.
     """
 
     def out_file(text: str) -> Path:
@@ -167,13 +155,7 @@ def add_out(
 def add_out_dir(
     parser: argparse.ArgumentParser, default: str | None, help: str
 ) -> None:
-    """Add ``--out-dir DIR`` and ``--force``.
-
-    Args:
-        parser (argparse.ArgumentParser): Parser of a tool.
-        default (str, optional): Folder by default; None if nothing is written then.
-        help (str): What is written there.
-    """
+    """Add ``--out-dir DIR`` and ``--force``."""
     parser.add_argument(
         '--out-dir',
         metavar='DIR',
@@ -186,13 +168,10 @@ def add_out_dir(
 
 @contextmanager
 def named_errors(source: object) -> Iterator[None]:
-    """Let errors inside begin with the name of what caused them, a file for one.
+    """Turn any exception into a RuntimeError that begins with its source, e.g. a file.
 
-    Configs are programs and runtimes have exceptions of their own, so an error inside
-    may be of any type.
-
-    Raises:
-        RuntimeError: Something inside failed.
+    Configs are programs, and runtimes define their own exceptions, so it may be of any
+    type.
     """
     try:
         yield
@@ -201,10 +180,10 @@ def named_errors(source: object) -> Iterator[None]:
 
 
 def run_tool(main: Callable[[], int | None]) -> None:
-    """Run a tool and end the process as all tools do.
+    """Run a tool and end the process with the exit status that all tools share.
 
-    The exit status is 0 or what ``main`` returns; 2 where argparse refuses the
-    arguments; 1 where something fails, with one line on stderr, and with the traceback
+    The status is 0 or what ``main`` returns; 2 if the arguments are wrong (from
+    argparse); 1 if something fails, with one line on stderr, and with the traceback
     before it if MMGHOSTNETV2_DEBUG is set in the environment; 130 after Ctrl-C.
     """
     try:
