@@ -1,4 +1,4 @@
-"""What tools write: files that are complete or not there, tables, and progress."""
+"""Output of the tools: files that appear only when complete, tables, and progress."""
 
 import os
 import sys
@@ -19,11 +19,7 @@ LOG_SECONDS = 30  # between two lines of progress where there is no terminal
 
 
 def require_free(paths: Iterable[Path], force: bool) -> None:
-    """Raise where a file cannot be written, or exists and must not be overwritten.
-
-    Args:
-        paths (Iterable[Path]): Files to write, before the work that makes them.
-        force (bool): Whether files may be overwritten; folders may not.
+    """Check that files can be written, before the work that makes them.
 
     Raises:
         FileExistsError: A file exists and ``force`` is false.
@@ -43,19 +39,13 @@ def require_free(paths: Iterable[Path], force: bool) -> None:
 
 @contextmanager
 def written(out: Path) -> Iterator[Path]:
-    """Let files appear together once all are complete, or none of them.
+    """Yield a temporary path for ``out``, and move all files there when it is complete.
 
-    A folder in which nothing can be written is noticed before the work.
-
-    Args:
-        out (Path): File to write. Its folder is made where there is none.
-
-    Yields:
-        Path: Where to write it, in a temporary folder with the same name. What else is
-        written into that folder is moved to the folder of ``out``, too.
+    Files that are written beside the temporary path move with it. After an error,
+    nothing is moved. The folder of ``out`` is created if it is missing.
 
     Raises:
-        OSError: The folder cannot be made or written to.
+        OSError: The folder cannot be created or written to.
     """
     target = out.parent
     made = [folder for folder in (target, *target.parents) if not folder.exists()]
@@ -74,16 +64,12 @@ def written(out: Path) -> Iterator[Path]:
 
 
 def require_same_config(work_dir: Path, config: Config) -> None:
-    """Raise where a folder holds a training with another version of a config.
+    """Check that a training in ``work_dir`` used the same version of a config.
 
-    The first call leaves a copy of the config in the folder, which later ones read.
-
-    Args:
-        work_dir (Path): Folder of the training; it is made where there is none.
-        config (Config): The config to train with.
+    The first call creates the folder and saves the config there for later calls.
 
     Raises:
-        FileExistsError: The training there used another version.
+        FileExistsError: The training there used a different version.
     """
     used = work_dir / 'quickstart_config.py'
     if used.exists() and used.read_text() != config.pretty_text:
@@ -97,11 +83,9 @@ def require_same_config(work_dir: Path, config: Config) -> None:
 
 
 def markdown_table(rows: Sequence[Sequence[object]], numbers: int = 0) -> list[str]:
-    """Write a table as lines of Markdown.
+    """Format a table as lines of Markdown; the first row is the header.
 
-    Args:
-        rows (Sequence[Sequence[object]]): The header and the other rows.
-        numbers (int): How many of the last columns are aligned to the right.
+    The last ``numbers`` columns are aligned to the right.
     """
     texts = len(rows[0]) - numbers
     lines = [f'| {" | ".join(map(str, row))} |' for row in rows]
@@ -112,12 +96,8 @@ def markdown_table(rows: Sequence[Sequence[object]], numbers: int = 0) -> list[s
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """Yield the items and show on stderr how many are done.
 
-    On a terminal this is a progress bar, and elsewhere a line now and then.
-
-    Args:
-        items (Iterable[T]): What is worked on.
-        what (str): Name of the work.
-        total (int, optional): Number of items, if they have no length.
+    A terminal shows a progress bar, and a log a line every ``LOG_SECONDS``. If the
+    items have no length, ``total`` is their number.
     """
     console, total = Console(stderr=True), total or length_hint(items)
     if console.is_terminal:
