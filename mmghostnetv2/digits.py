@@ -1,4 +1,4 @@
-"""Handwritten digits drawn on paper, and the sets that the tools make of them.
+"""Handwritten digits drawn on paper, from which the tools make data sets.
 
 The ink is real: the 1797 handwritten digits (8x8 pixels) that come with scikit-learn,
 the test part of the UCI set "Optical Recognition of Handwritten Digits" (E. Alpaydin
@@ -58,8 +58,9 @@ def render_digit(
     """Enlarge one source digit to ``height`` pixels, slightly turned and stretched.
 
     Returns:
-        tuple[np.ndarray, np.ndarray]: Arrays (h, w) from 0 to 1: how much of a pixel
-        the stroke covers, and how opaque the ink is, less where the source is paler.
+        tuple[np.ndarray, np.ndarray]: Arrays (h, w) from 0 to 1: the share of each
+        pixel that the stroke covers, and the opacity of the ink, lower where the source
+        is paler.
     """
     cell = height / 8  # pixels of the picture for one source pixel
     aspect, angle = rng.uniform(0.8, 1.2), rng.uniform(-15, 15)
@@ -97,7 +98,7 @@ def draw_paper(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def lay_ink(canvas: np.ndarray, ink: np.ndarray, rng: np.random.Generator) -> None:
-    """Write ``ink`` (h, w) in a well-visible colour onto the canvas (h, w, 3)."""
+    """Draw ``ink`` (h, w) in a clearly visible colour onto the canvas (h, w, 3)."""
     colours = rng.uniform(0, 255, (64, 3)).astype(np.float32)
     contrast = np.abs((colours - canvas.mean((0, 1))) @ LUMA)
     enough = np.flatnonzero(contrast >= MIN_CONTRAST)
@@ -117,8 +118,8 @@ def check_target(
     """Tell whether a folder holds the set already.
 
     Raises:
-        FileExistsError: The folder holds something else: another set, which ``force``
-            allows to replace, or files that the tool did not make.
+        FileExistsError: The folder holds files that the tool did not make, or another
+            set and ``force`` is false.
     """
     if not out.exists():
         return False
@@ -145,10 +146,9 @@ def check_target(
 
 @contextmanager
 def new_set(out: Path, manifest: Mapping) -> Iterator[Path]:
-    """Yield a hidden folder that becomes ``out`` when the set in it is complete.
+    """Yield a hidden folder beside ``out`` that replaces it when the set is complete.
 
-    It lies beside the target. An interrupted run leaves nothing of it, and a finished
-    one replaces the set that ``out`` held before.
+    An interrupted run leaves nothing behind and ``out`` as it was.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as hidden:
@@ -177,8 +177,8 @@ def make_set(
         out_dir (str): Folder of the set by default.
         options (Mapping[str, tuple[int, int, str]]): Default, smallest value and help
             of each option. All but ``workers`` determine the set.
-        generator (Mapping[str, object]): 'name' and 'version' of the tool; the version
-            grows when the same seed draws other pictures.
+        generator (Mapping[str, object]): 'name' and 'version' of the tool. The version
+            must change when the same seed draws different pictures.
         parts (Sequence[str]): Names of the folders in the set.
         draw_split (Callable): Draws a split, as (root, split, indices of its source
             digits, arguments, pool of processes).
