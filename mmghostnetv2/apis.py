@@ -31,10 +31,10 @@ def list_configs() -> list[str]:
 
 
 def config_path(name: str) -> str:
-    """Return the absolute path of a config.
+    """Return the absolute path of a config of :func:`list_configs`.
 
     Args:
-        name (str): One of :func:`list_configs`, with or without ``.py``.
+        name (str): The name, with or without ``.py``.
 
     Raises:
         ValueError: There is no such config; the error names close matches.
@@ -50,9 +50,6 @@ def config_path(name: str) -> str:
 def read_config(name: str | Path) -> Config:
     """Read a config by its path or, if there is no such file, by its name.
 
-    Args:
-        name (str | Path): Path, or one of :func:`list_configs`.
-
     Raises:
         ValueError: It is neither; the error names close matches.
     """
@@ -66,7 +63,7 @@ def init_model(
 ) -> nn.Module:
     """Build the model of a config of mmpretrain, mmdet or mmseg, on the CPU.
 
-    The libraries' own functions are one for each library, and they accept a checkpoint
+    Each library has its own function for this, and these functions accept a checkpoint
     that leaves parameters at random values.
 
     Args:
