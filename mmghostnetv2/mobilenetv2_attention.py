@@ -32,12 +32,13 @@ class MobileNetV2Attention(MobileNetV2):
 
     Args:
         attention (dict): Config of the layer, without channels.
-        position (str): What it gates: 'expanded', the expanded features, by what the
-            block's input says, for a layer that takes both as DFCAttention does; or
-            'output', the projection's output, by itself, before the shortcut is added.
+        position (str): What it gates: 'expanded', the expanded features, with a gate
+            computed from the block's input, for a layer that takes both as DFCAttention
+            does; or 'output', the projection's output, with a gate computed from it,
+            before the shortcut is added.
         deploy (bool): Build the network as :meth:`switch_to_deploy` leaves it, for its
             weights.
-        kwargs: As in mmpretrain's MobileNetV2; outputs are its, too.
+        kwargs: As in mmpretrain's MobileNetV2, whose outputs it has.
 
     Raises:
         ValueError: ``position`` is not one of its choices.
