@@ -31,8 +31,8 @@ def depthwise_conv(
 class GhostModule(nn.Module):
     """Ghost module (paper section 3.1, Eqs. 1 and 2), with an optional attention.
 
-    A 1x1 convolution makes half of the channels, and a cheap depth-wise 3x3 convolution
-    makes the other half of those.
+    A 1x1 convolution computes half of the output channels, and a cheap depth-wise 3x3
+    convolution computes the other half from them.
 
     Args:
         in_channels (int): Channels of the input.
@@ -86,9 +86,9 @@ class GhostModule(nn.Module):
 
 
 class RecomputedGhostModule(GhostModule):
-    """Ghost module that computes all behind its convolutions again when it learns.
+    """Ghost module that recomputes the attention in the backward pass.
 
-    Autograd then keeps neither the concatenation nor any feature of the attention.
+    Autograd then stores neither the concatenation nor any feature of the attention.
     """
 
     def forward(self, x: Tensor) -> Tensor:
