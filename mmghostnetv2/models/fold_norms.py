@@ -62,8 +62,8 @@ def fold_norms(module: nn.Module) -> nn.Module:
     is left in eval mode. Other norms, batch norms behind other layers, and subclasses
     of convolutions and batch norms stay as they are.
 
-    Heads such as RTMDet's apply one convolution with another norm on each level. It
-    becomes one convolution for each level.
+    Heads such as RTMDet's share one convolution between levels, each with its own norm.
+    Then every level gets its own convolution.
 
     Args:
         module (nn.Module): Any network; it is changed in place. A batch norm is taken
@@ -96,16 +96,9 @@ def fold_norms(module: nn.Module) -> nn.Module:
 
 @register(MODELS, 'Folded')
 def build_folded(base: str, **cfg) -> nn.Module:
-    """Build a model with its batch norms folded, to load weights that are folded.
+    """Build a model in eval mode with folded batch norms, to load folded weights.
 
     The config is that of the model, with ``type='mmghostnetv2.Folded'`` and the model's
-    own type as ``base``. All other fields stay, and so does everything that reads them.
-
-    Args:
-        base (str): Type of the model.
-        cfg: The other fields of its config.
-
-    Returns:
-        nn.Module: The model, in eval mode.
+    own type as ``base``. All other fields stay, so code that reads them still works.
     """
     return fold_norms(MODELS.build(dict(type=base, **cfg)))
