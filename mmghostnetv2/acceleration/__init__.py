@@ -1,4 +1,4 @@
-"""Faster modules in the place of plain ones, which compute the same.
+"""Faster modules that replace plain ones and compute the same.
 
 The networks in :mod:`mmghostnetv2.models` are plain torch. :func:`accelerate` swaps
 those modules whose exact type it knows for subclasses with the same parameters and the

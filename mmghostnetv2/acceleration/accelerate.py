@@ -65,7 +65,7 @@ def require_kernels() -> None:
     """Try a kernel on the current GPU.
 
     Raises:
-        RuntimeError: Triton is missing or does not work there.
+        RuntimeError: Triton is missing or does not work on this GPU.
     """
     try:
         from .gate_kernels import fused_gate
@@ -75,8 +75,8 @@ def require_kernels() -> None:
         torch.cuda.synchronize()
     except Exception as error:  # without a GPU, a compiler or Triton: of many types
         raise RuntimeError(
-            'the Triton kernels of DFC attention do not work here; leave '
-            f'accelerate() out: {type(error).__name__}: {error}'
+            'the Triton kernels of DFC attention do not work here; do not call '
+            f'accelerate(): {type(error).__name__}: {error}'
         ) from error
 
 
