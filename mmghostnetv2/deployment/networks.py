@@ -1,7 +1,7 @@
 """Whole models as networks from images to tensors, post-processing included.
 
-They compute what ``predict`` of mmpretrain, mmdet and mmseg computes, with operators
-that exporters know: without lists of data samples and in-place changes of views.
+They compute what ``predict`` of mmpretrain, mmdet and mmseg computes, but use only
+operators that exporters support: no lists of data samples, no in-place writes to views.
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,9 @@ class PixelFormat(NamedTuple):
 
 
 def pixel_format(model: BaseModel) -> PixelFormat:
-    """Read how a model's images are normalised.
+    """Read how a model of mmpretrain, mmdet or mmseg normalises its images.
 
-    Args:
-        model (BaseModel): Model of mmpretrain, mmdet or mmseg whose pipeline loads
-            images as BGR, the default of all three.
+    Its pipeline must load images as BGR, which is the default of all three libraries.
     """
     preprocessor = model.data_preprocessor
     # The names in mmdet and mmengine, in mmseg, and in mmpretrain.
@@ -49,11 +47,7 @@ def pixel_format(model: BaseModel) -> PixelFormat:
 
 
 class Normalize(nn.Module):
-    """Normalises RGB pixels from 0 to 255.
-
-    Args:
-        pixels (PixelFormat): How to normalise.
-    """
+    """Normalises RGB pixels from 0 to 255."""
 
     mean: Tensor
     std: Tensor
@@ -111,7 +105,7 @@ class Level(NamedTuple):
 
 
 def _yolo_levels(head: BaseModule, features: Sequence[Tensor]) -> list[Level]:
-    """Decode YOLOv3's maps into one level: it selects the best boxes of all levels."""
+    """Decode YOLOv3's maps into one level, because it ranks all levels together."""
     (maps,) = head(features)
     priors = head.prior_generator.grid_priors(
         [x.shape[-2:] for x in maps], device=maps[0].device
@@ -134,7 +128,7 @@ def _anchor_levels(head: BaseModule, features: Sequence[Tensor]) -> list[Level]:
         [x.shape[-2:] for x in class_maps], device=class_maps[0].device
     )
 
-    # A trace follows the shapes of inputs, but takes those of later tensors for fixed.
+    # A trace keeps the shapes of inputs symbolic, but fixes those of later tensors.
     number = class_maps[0].shape[0]
 
     def flat(x: Tensor, parts: int) -> Tensor:
@@ -145,7 +139,7 @@ def _anchor_levels(head: BaseModule, features: Sequence[Tensor]) -> list[Level]:
         class_maps, box_maps, priors, *factor_maps, strict=True
     ):
         scores, deltas = flat(scores, head.cls_out_channels), flat(deltas, 4)
-        # Coders take the boxes of one image; here all images of the batch are one.
+        # Coders decode the boxes of one image, so the batch is passed as one image.
         boxes = head.bbox_coder.decode(points.repeat(number, 1), deltas.reshape(-1, 4))
         boxes = boxes.reshape(number, -1, 4)
         if head.use_sigmoid_cls:
@@ -158,18 +152,15 @@ def _anchor_levels(head: BaseModule, features: Sequence[Tensor]) -> list[Level]:
 
 
 def _predicts_as(module: nn.Module, base: type, *methods: str) -> bool:
-    """Tell whether a module's methods are those of a class, not overridden."""
-    ours, theirs = (
-        [getattr(cls, method, None) for method in methods]
-        for cls in (type(module), base)
-    )
-    return ours == theirs
+    """Tell whether a module inherits these methods from ``base`` unchanged."""
+    cls = type(module)
+    return all(getattr(cls, m, None) == getattr(base, m, None) for m in methods)
 
 
 def _refusal(module: nn.Module) -> NotImplementedError:
     return NotImplementedError(
-        f'{type(module).__name__} predicts in a way of its own, which cannot be '
-        "exported; the output 'features' of its backbone can"
+        f'{type(module).__name__} overrides the prediction of its base class, so its '
+        "predictions cannot be exported; export its backbone's output 'features'"
     )
 
 
@@ -177,7 +168,7 @@ def find_levels(head: BaseModule):
     """Return the function that decodes a head's maps, ``(head, features) -> levels``.
 
     Raises:
-        NotImplementedError: The head predicts in a way that is not known here.
+        NotImplementedError: The head overrides the prediction of its base class.
     """
     from mmdet.models.dense_heads import YOLOV3Head
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
@@ -193,24 +184,23 @@ def find_levels(head: BaseModule):
 
 
 class Detector(nn.Module):
-    """Computes boxes of images before non-maximum suppression ('dense') or after it.
+    """Computes the boxes of images before or after non-maximum suppression (NMS).
 
     Args:
         model (BaseModel): One-stage detector of mmdet.
-        suppress (bool): Whether to suppress and rank.
+        suppress (bool): Whether to apply NMS and sort the boxes by score.
 
     Raises:
-        NotImplementedError: The detector has two stages or predicts in a way of its
-            own.
+        NotImplementedError: The detector has two stages, its head overrides the
+            prediction of its base class, or its NMS is not by class.
     """
 
     def __init__(self, model: BaseModel, suppress: bool) -> None:
         super().__init__()
         if getattr(model, 'bbox_head', None) is None:
             raise NotImplementedError(
-                f'{type(model).__name__}: detectors of two stages, or without a '
-                "bbox_head, cannot be exported; the output 'features' of the backbone "
-                'can'
+                f'{type(model).__name__}: two-stage detectors, and those without a '
+                "bbox_head, cannot be exported; export the backbone's output 'features'"
             )
         self.model = model
         self.suppress = suppress
@@ -241,10 +231,9 @@ class Detector(nn.Module):
         height, width = images.shape[-2:]
         clipped = []
         for level in levels:
-            x1, y1, x2, y2 = level.boxes.split(1, dim=-1)
-            xs = [x.clamp(0, width) for x in (x1, x2)]
-            ys = [y.clamp(0, height) for y in (y1, y2)]
-            boxes = torch.cat([xs[0], ys[0], xs[1], ys[1]], dim=-1)
+            limits = width, height, width, height
+            sides = zip(level.boxes.split(1, dim=-1), limits, strict=True)
+            boxes = torch.cat([x.clamp(0, limit) for x, limit in sides], dim=-1)
             clipped.append(level._replace(boxes=boxes))
         return clipped
 
@@ -277,10 +266,7 @@ class Detector(nn.Module):
         return chosen, best, index % classes
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Detect.
-
-        Args:
-            images (Tensor): (N, 3, H, W).
+        """Detect objects in images of shape (N, 3, H, W).
 
         Returns:
             tuple[Tensor, ...]: With suppression, 'dets' (N, K, 5) with x1, y1, x2, y2
@@ -288,8 +274,9 @@ class Detector(nn.Module):
             ``max_per_img`` of the model's ``test_cfg``; rows without a box have the
             score 0, no area and the label -1.
 
-            Dense, the 'boxes' (N, A, 4) of all levels and their 'scores' (N, A, C);
-            YOLOv3 adds their 'objectness' (N, A), a factor of the scores.
+            Without it, the 'boxes' (N, A, 4) of all levels and their 'scores'
+            (N, A, C). YOLOv3 adds their 'objectness' (N, A), by which the scores must
+            be multiplied.
         """
         levels = self.decode(images)
         if not self.suppress:
@@ -297,8 +284,8 @@ class Detector(nn.Module):
             return tuple(torch.cat(x, dim=1) for x in outputs if x[0] is not None)
         parts = zip(*map(self.candidates, levels), strict=True)
         boxes, scores, labels = (torch.cat(part, dim=1) for part in parts)
-        # As in mmcv, an offset for each class keeps boxes of different classes apart,
-        # and it rounds in the same way.
+        # As in mmcv, boxes are shifted by an offset that depends on their class, so
+        # that boxes of different classes do not overlap. The rounding is also mmcv's.
         largest = boxes.masked_fill((scores == 0).unsqueeze(-1), 0).amax((1, 2))
         apart = labels * (largest + 1).unsqueeze(1)
         number = self.cfg.max_per_img
@@ -330,8 +317,9 @@ class Segmentor(nn.Module):
         model (BaseModel): Segmentor of mmseg.
 
     Raises:
-        NotImplementedError: The segmentor or its head predicts in a way of its own, it
-            slides a window, or it has several heads or a single output channel.
+        NotImplementedError: The segmentor or its head overrides the prediction of its
+            base class, it predicts in a sliding window, or it has several heads or a
+            single output channel.
     """
 
     output_names = ('labels',)
@@ -377,11 +365,8 @@ class Segmentor(nn.Module):
 class Classifier(nn.Module):
     """Classifies images (N, 3, H, W); returns 'scores' (N, C), which sum to 1.
 
-    Args:
-        model (BaseModel): Classifier of mmpretrain.
-
     Raises:
-        NotImplementedError: Its head predicts in a way of its own.
+        NotImplementedError: The head overrides the prediction of mmpretrain's ClsHead.
     """
 
     output_names = ('scores',)
@@ -456,8 +441,8 @@ def deployable(
             suppression; or 'features', those of the backbone.
         preprocess (bool): Whether the network takes RGB pixels from 0 to 255, floats or
             uint8, and normalises them. Otherwise it takes what the model's data
-            preprocessor returns. Padding is not included: its colour, which becomes
-            0, is not a whole number.
+            preprocessor returns. The network does not pad, because the colour that
+            normalisation turns into 0 is not a whole number.
 
     Returns:
         nn.Module: Network in eval mode that takes images (N, 3, H, W). Its attribute

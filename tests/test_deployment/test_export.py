@@ -204,7 +204,7 @@ def test_what_cannot_be_exported(fails, trained, tmp_path):
     needs('onnxruntime')
     assert 'none' in fails('none')
     message = fails(config_path('mask-rcnn_ghostnetv2_fpn_coco'))
-    assert 'detectors of two stages' in message
+    assert 'two-stage detectors' in message
     message = fails('detector', shape=100, error=ValueError)
     assert '(100, 100)' in message and 'multiples of 32' in message
     missing = tmp_path / 'none.jpg'

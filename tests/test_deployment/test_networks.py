@@ -194,14 +194,14 @@ def test_what_cannot_be_exported_is_refused(classifier):
     model, _ = classifier
     with pytest.raises(ValueError, match="one of .* got 'boxes'"):
         deployable(model, 'boxes')
-    with pytest.raises(ValueError, match="'dense' is one of detectors, not of class"):
+    with pytest.raises(ValueError, match="'dense' is for detectors, not for class"):
         deployable(model, 'dense')
 
 
 @pytest.mark.parametrize(
     ('name', 'options', 'message'),
     [
-        ('mask-rcnn_ghostnetv2_fpn_coco', {}, 'two stages'),
+        ('mask-rcnn_ghostnetv2_fpn_coco', {}, 'two-stage detectors'),
         (
             'yolov3_ghostnetv2_320',
             {'model.test_cfg.nms': dict(type='soft_nms', iou_threshold=0.5)},
@@ -210,7 +210,7 @@ def test_what_cannot_be_exported_is_refused(classifier):
         (
             'retinanet_ghostnetv2_fpn_coco',
             {'model.bbox_head.type': 'PAAHead'},
-            'PAAHead predicts in a way of its own',
+            'PAAHead overrides the prediction',
         ),
     ],
 )
@@ -264,7 +264,7 @@ def test_backbones_that_do_not_tell_their_features(classifier):
                     norm_cfg=NORM,
                 )
             },
-            'DAHead predicts in a way of its own',
+            'DAHead overrides the prediction',
         ),
     ],
 )
@@ -281,5 +281,5 @@ def test_heads_that_classify_masks_cannot_be_exported(name):
     model = init_model(config_path('fpn_ghostnetv2_ade20k'))
     cls = getattr(heads, name)
     model.decode_head = cls.__new__(cls)  # to build one takes mmdet and a long config
-    with pytest.raises(NotImplementedError, match=f'{name} predicts in a way of its'):
+    with pytest.raises(NotImplementedError, match=f'{name} overrides the prediction'):
         deployable(model)
