@@ -9,7 +9,7 @@ from ..registry import register_model
 
 
 def hard_sigmoid(logits: Tensor) -> Tensor:
-    """Compute relu6(x + 3) / 6; F.hardsigmoid lacks gradients of gradients."""
+    """Compute relu6(x + 3) / 6; F.hardsigmoid does not support double backward."""
     return F.relu6(logits + 3) / 6
 
 
@@ -78,7 +78,7 @@ class DFCAttention(nn.Sequential):
         scaling (str): Function that maps the gate to the range from 0 to 1 (Table 9):
             'sigmoid', 'hard_sigmoid', relu6(x + 3) / 6, or 'clip', min(max(x, 0), 1).
         scaling_position (str): Whether the scaling comes 'before' or 'after' the
-            up-sampling (Table 9). After it, it has four times as many values.
+            up-sampling (Table 9). 'after' scales four times as many values.
         down_sampling (str): 'average' or 'max' pooling, or 'bilinear' interpolation
             (Table 10).
         up_sampling (str): 'nearest', 'bilinear' or 'bicubic' (Table 10). Bicubic
@@ -86,8 +86,8 @@ class DFCAttention(nn.Sequential):
         norm_cfg (dict): Config of the normalisation layers.
 
     Raises:
-        ValueError: ``kernel_size`` is even, so that the gate would have another size
-            than the features, or another argument is not one of its choices.
+        ValueError: ``kernel_size`` is even, which would change the size of the gate, or
+            another argument is not one of the allowed values.
     """
 
     _abbr_ = 'dfc'
@@ -153,7 +153,7 @@ class DFCAttention(nn.Sequential):
         return self.scale(F.interpolate(gate, size, mode=self.up_sampling))
 
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
-        """Multiply features by the gate that ``x`` yields.
+        """Multiply features by the gate computed from ``x``.
 
         Args:
             x (Tensor): Features of shape (N, in_channels, H, W), any H and W >= 1.

@@ -38,9 +38,9 @@ class GhostModule(nn.Module):
         in_channels (int): Channels of the input.
         out_channels (int): Channels of the output.
         dilation (int): Dilation of the spatial convolutions.
-        attention (Callable, optional): Makes the attention that gates the output
-            (section 4.2), such as the class DFCAttention; called with both numbers of
-            channels, ``dilation`` and ``norm_cfg``.
+        attention (Callable, optional): Builds the attention that gates the output
+            (section 4.2), for example the class DFCAttention. It is called with
+            ``in_channels``, ``out_channels``, ``dilation`` and ``norm_cfg``.
         norm_cfg (dict): Config of the normalisation layers.
         act_cfg (dict | None): Config of the activations, None for none.
     """
@@ -79,7 +79,7 @@ class GhostModule(nn.Module):
 
     def attend(self, x: Tensor, primary: Tensor, cheap: Tensor) -> Tensor:
         """Concatenate both halves, and gate them if there is an attention."""
-        if self.out_channels % 2 == 1:  # both halves together have one channel more
+        if self.out_channels % 2 == 1:  # both halves together have one extra channel
             cheap = cheap[:, :-1]
         out = torch.cat([primary, cheap], dim=1)
         return out if self.short_conv is None else self.short_conv(x, out)
@@ -115,15 +115,15 @@ class GhostBottleneck(nn.Module):
             'expressiveness', the first and so the expanded features, 'capacity', the
             second and so the output, or 'both'.
         dilation (int): Dilation of the convolutions at the input's resolution.
-        keep_size (bool): Turn stride 2 into dilation: all layers stay, none has a
-            stride, and what follows the depth-wise convolution is dilated twice as
-            much.
+        keep_size (bool): Turn stride 2 into dilation. All layers stay, none has a
+            stride, and the layers after the depth-wise convolution have twice the
+            dilation.
         norm_cfg (dict): Config of the normalisation layers.
         act_cfg (dict): Config of the activation of the first Ghost module.
         ghost_module (type): Class of both Ghost modules.
 
     Raises:
-        ValueError: ``enhance`` is not one of its choices.
+        ValueError: ``enhance`` is not one of the allowed values.
     """
 
     def __init__(

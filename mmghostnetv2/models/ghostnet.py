@@ -34,23 +34,23 @@ class GhostNet(BaseModule):
             multiple of 4 near it. Defaults to 1.0.
         out_indices (Sequence[int]): Stages, of the ten from 0 to 9, whose output is
             returned; negative ones count from the end. Defaults to (9, ).
-        output_stride (int): 8, 16 or 32. Blocks that would go beyond stride 1 and
-            dilate what follows instead (DeepLab). Defaults to 32.
+        output_stride (int): 8, 16 or 32. Blocks that would go beyond it keep the size,
+            and the layers after them are dilated instead (DeepLab). Defaults to 32.
         frozen_stages (int): The stem and the stages from 0 to this one are frozen: no
             gradient, norms in eval mode. -1 freezes nothing. Defaults to -1.
         norm_eval (bool): Keep all batch norms in eval mode. Defaults to False.
-        with_cp (bool | str): What to compute again in the backward pass, to save
-            memory: True means each block, 'attention' the concatenation and the
-            attention in Ghost modules alone, which takes less time and saves less
-            memory. Defaults to False.
-        zero_init_residual (bool): Start the last norms of every block at zero, so that
-            it begins as its shortcut, which speeds up short trainings. Defaults to
-            False, as in the released code.
+        with_cp (bool | str): What to recompute in the backward pass, to save memory:
+            True means every block; 'attention' means only the concatenation and the
+            attention in Ghost modules, which is faster and saves less memory. Defaults
+            to False.
+        zero_init_residual (bool): Initialise the weights of the last norms of every
+            block with zero, so that it starts as its shortcut. This speeds up short
+            trainings. Defaults to False, as in the released code.
         in_channels (int): Channels of the input image. Defaults to 3.
         norm_cfg (dict): Config of the normalisation layers.
             Defaults to dict(type='BN').
-        act_cfg (dict): Config of the activations, those inside squeeze-and-excitation
-            apart. Defaults to dict(type='ReLU', inplace=True).
+        act_cfg (dict): Config of the activations except those inside
+            squeeze-and-excitation. Defaults to dict(type='ReLU', inplace=True).
         deploy (bool): Build the network as :meth:`switch_to_deploy` leaves it, for its
             weights.
         init_cfg (dict | list[dict], optional): Initialisation. None leaves PyTorch's
@@ -275,7 +275,7 @@ class GhostNet(BaseModule):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'GhostNet':
-        """Set the mode; what is frozen stays in eval mode."""
+        """Set the mode; frozen layers stay in eval mode."""
         super().train(mode)
         self._freeze_stages()
         if self.norm_eval:

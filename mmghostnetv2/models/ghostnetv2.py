@@ -21,18 +21,18 @@ class GhostNetV2(GhostNet):
     ``dfc_stages=(0, 1, 2, 3)``, ``dfc_kernel_sizes=(9, 7, 5)``, ``down_sampling='max'``
     and ``up_sampling='bilinear'``.
 
-    The paper speaks of four stages "by the feature's size" without saying which blocks
-    they are. Here they are blocks 0-1, 2-7, 8-11 and 12-15: no other split in four runs
-    of blocks has the FLOPs and the parameters of all rows of Table 7.
+    The paper divides the blocks into four stages "by the feature's size", but does not
+    say which blocks belong to which stage. Here these are blocks 0-1, 2-7, 8-11 and
+    12-15: no other split into four ranges has the FLOPs and parameters of all rows of
+    Table 7.
 
     Args:
         widen_factor (float): As in :class:`GhostNet`.
         out_indices (Sequence[int]): As in :class:`GhostNet`.
-        dfc_stages (Sequence[int]): Stages, of those from 0 to 3, that carry DFC
-            attention (Table 7).
+        dfc_stages (Sequence[int]): Stages with DFC attention, from 0 to 3 (Table 7).
         dfc_kernel_sizes (int | Sequence[int]): Length of the attention's convolutions,
-            one for all, or one for each of the stages 1, 2 and 3 (Table 6); stage 0 has
-            that of stage 1.
+            one for all, or one for each of the stages 1, 2 and 3 (Table 6); stage 0
+            uses that of stage 1.
         enhance (str): What the attention enhances (Table 8): 'expressiveness', the
             expanded features, 'capacity', the output features, or 'both'.
         scaling (str): 'sigmoid', 'hard_sigmoid' or 'clip' (Table 9).

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 class _RunningStatsKept:
     """Context in which the batch norms of a block keep their running statistics.
 
-    It is a class, because every further backward pass through a graph enters it again.
+    It is a class, because each backward pass through the same graph enters it again.
     """
 
     def __init__(self, block: nn.Module) -> None:
@@ -29,7 +29,7 @@ class _RunningStatsKept:
             norm.momentum = 0.0
 
     def __exit__(self, *exc_info) -> None:
-        # The recomputation may end before the last norms, whose gradients nobody needs.
+        # The recomputation may stop before the last norms, if no gradient needs them.
         for norm, (momentum, batches) in zip(self.norms, self.kept, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(batches)
@@ -38,12 +38,12 @@ class _RunningStatsKept:
 def recompute(
     block: nn.Module, *inputs: Tensor, function: Callable[..., Tensor] | None = None
 ) -> Tensor:
-    """Run a block that is computed again in the backward pass, to save memory.
+    """Run a block that is recomputed in the backward pass, to save memory.
 
     Args:
         block (nn.Module): The block. Its batch norms count each batch once.
         inputs (Tensor): Its inputs.
-        function (Callable, optional): A part of the block, to run in its place.
+        function (Callable, optional): A part of the block to run instead of all of it.
 
     Returns:
         Tensor: The output.

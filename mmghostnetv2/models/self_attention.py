@@ -49,7 +49,7 @@ def attend_across_patches(qkv: Tensor, num_heads: int, patch_size: int) -> Tenso
 
 @register_model
 class SelfAttention(nn.Module):
-    """MobileViT's self-attention in the place of DFC attention (paper, Table 1).
+    """MobileViT's self-attention as a replacement of DFC attention (paper, Table 1).
 
     As in `MobileViT <https://arxiv.org/abs/2110.02178>`_ the features are unfolded into
     patches, and a position attends to those at the same place of every patch. The rest
@@ -110,9 +110,9 @@ class SelfAttention(nn.Module):
 class GhostNetSelfAttention(GhostNet):
     """GhostNet with MobileViT's self-attention (paper section 3.2 and Table 1).
 
-    The paper gives the sum of FLOPs, but not the places of the attention. Here it
-    stands where GhostNetV2 has DFC attention, but from stride 8 on, as in MobileViT.
-    This makes 173.1 M FLOPs; the paper has 172 M.
+    The paper gives the total FLOPs, but not which blocks have the attention. Here these
+    are the blocks where GhostNetV2 has DFC attention, but only from stride 8 on, as in
+    MobileViT. This makes 173.1 M FLOPs; the paper has 172 M.
 
     Arguments are those of :class:`GhostNet`.
     """
@@ -122,5 +122,5 @@ class GhostNetSelfAttention(GhostNet):
 
 
 def _self_attention(in_channels, out_channels, dilation, norm_cfg) -> SelfAttention:
-    """Ignore the dilation, since the attention reaches every position anyway."""
+    """Ignore the dilation, since the attention covers every position anyway."""
     return SelfAttention(in_channels, out_channels, norm_cfg=norm_cfg)

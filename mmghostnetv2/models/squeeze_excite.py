@@ -22,7 +22,7 @@ class SqueezeExcite(nn.Module):
             DFCAttention: 'hard_sigmoid' as in GhostNet, or 'sigmoid' as in the paper.
 
     Raises:
-        ValueError: ``scaling`` is not one of its choices.
+        ValueError: ``scaling`` is not one of the allowed values.
     """
 
     _abbr_ = 'se'
