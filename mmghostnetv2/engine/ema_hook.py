@@ -9,9 +9,6 @@ class DualEMAHook(EMAHook):
 
     mmpretrain's own hook either does both or neither. When it tests both, the
     predictions of the raw weights overwrite those of the average in the saved files.
-
-    Args:
-        kwargs: As in mmpretrain's EMAHook.
     """
 
     def __init__(self, **kwargs) -> None:

@@ -17,7 +17,7 @@ from ..registry import RUNNERS, register
 
 @register(RUNNERS)
 class GlooRunner(Runner):
-    """mmengine's Runner, whose processes communicate by gloo where there is no GPU.
+    """mmengine's Runner, whose processes communicate by gloo if there is no GPU.
 
     In a single process, or with a GPU, it is mmengine's Runner unchanged. A config
     selects it by ``runner_type``, see ``configs/_base_/gloo_cpu.py``. The training and
@@ -33,7 +33,7 @@ class GlooRunner(Runner):
         return self.distributed and not torch.cuda.is_available()
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Create the process group, which mmengine keeps, unless there is one already.
+        """Create the process group, which mmengine then uses, unless one exists.
 
         Raises:
             ValueError: The launcher did not set RANK, WORLD_SIZE, MASTER_ADDR and
@@ -50,10 +50,6 @@ class GlooRunner(Runner):
 
         On CPUs SyncBN becomes BN, which sees the images of its own process alone, since
         torch has SyncBN for GPUs only.
-
-        Args:
-            model_wrapper_cfg (dict, optional): Arguments of MMDistributedDataParallel.
-            model (nn.Module): The model.
         """
         if not self._on_cpus:
             return super().wrap_model(model_wrapper_cfg, model)

@@ -9,16 +9,12 @@ from ..registry import OPTIM_WRAPPERS, OPTIMIZERS, register
 
 @register(OPTIMIZERS, 'RMSpropTF')
 def rmsprop_tf(params: Iterable, **kwargs) -> Optimizer:
-    """Build timm's RMSpropTF, the optimizer that the released weights were trained by.
+    """Build timm's RMSpropTF, the optimizer of the released weights.
 
     Unlike torch's RMSprop, it starts the mean square at one, adds epsilon inside the
     square root and applies the learning rate to the momentum, as TensorFlow does.
 
-    Only training needs timm, so it is imported here.
-
-    Args:
-        params (Iterable): Parameters or groups of them.
-        kwargs: As in ``timm.optim.RMSpropTF``.
+    Only training needs timm, so it is imported here. ``kwargs`` are those of timm.
 
     Raises:
         ImportError: timm is not installed.
@@ -37,10 +33,7 @@ def rmsprop_tf(params: Iterable, **kwargs) -> Optimizer:
 def gpu_amp_optim_wrapper(**kwargs) -> OptimWrapper:
     """Build mmengine's AmpOptimWrapper on a GPU, its OptimWrapper on a CPU.
 
-    mmengine has mixed precision for GPUs only.
-
-    Args:
-        kwargs: As in mmengine's OptimWrapper.
+    mmengine supports mixed precision on GPUs only. ``kwargs`` are OptimWrapper's.
     """
     wrapper = AmpOptimWrapper if torch.cuda.is_available() else OptimWrapper
     return wrapper(**kwargs)
