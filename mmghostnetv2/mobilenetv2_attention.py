@@ -41,7 +41,7 @@ class MobileNetV2Attention(MobileNetV2):
         kwargs: As in mmpretrain's MobileNetV2, whose outputs it has.
 
     Raises:
-        ValueError: ``position`` is not one of its choices.
+        ValueError: ``position`` is not one of the allowed values.
         TypeError: The layer cannot gate the expanded features.
 
     Example:
