@@ -68,8 +68,9 @@ def decoupled_attention(
 
     Z is the output of the 1x1 convolution on the down-sampled input. In each channel, A
     at a position is a weighted sum of Z. The weight of Z at row h' and column w' is the
-    weight of h' in the column's FC layer times the weight of w' in the row's, both with
-    the scale of the norm behind them. The weights do not depend on the image.
+    product of the weight of h' in the vertical FC layer and that of w' in the
+    horizontal one, each multiplied by the scale of the norm after it. The weights do
+    not depend on the image.
 
     Args:
         attention (DFCAttention): The attention, in eval mode, with batch norms.
@@ -133,7 +134,7 @@ def full_attention(
         channels = channels[[channel]]
     total = features.new_zeros(size)
     for part in channels.split(32):
-        # With a copy of X for each channel of the gate one backward pass is enough.
+        # One copy of X for each channel of the gate, so that one backward pass suffices.
         copies = features.detach().expand(len(part), -1, -1, -1).requires_grad_()
         with torch.enable_grad():
             gate = attention.gate(copies)[:, :, position[0], position[1]]
