@@ -10,13 +10,9 @@ WEIGHTED = ['Conv', 'Gemm', 'MatMul']
 
 
 def before_the_last_layers(model) -> list[str]:
-    """Return the nodes of a graph on which a later convolution or linear layer depends.
+    """Name the nodes on which a later convolution or linear layer depends.
 
-    Args:
-        model (onnx.ModelProto): The graph, its nodes in the order of execution.
-
-    Returns:
-        list[str]: Names of the nodes.
+    ``model`` is an onnx.ModelProto with its nodes in the order of execution.
     """
     names: list[str] = []
     wanted: set[str] = set()
