@@ -177,8 +177,8 @@ def describe(
     meta['versions'][LIBRARIES[task]] = version(LIBRARIES[task])
     last: Any = network[-1] if isinstance(network, nn.Sequential) else network
     if isinstance(last, Detector):
-        # The network clips to its input, which is larger than the picture where the
-        # picture is padded. The libraries count the pipeline's padding as picture.
+        # The network clips boxes to its input, which includes padding. The libraries
+        # clip them to the picture, which includes only the padding by the pipeline.
         meta['clip'] = last.clip and grey is None
     if output == 'dense':
         meta['suppression'] = describe_suppression(last, shape)
