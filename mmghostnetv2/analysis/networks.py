@@ -88,12 +88,13 @@ def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
     """Build a network without weights that maps a batch of images to tensors.
 
     Args:
-        text (str): File or name of a config of mmpretrain, mmdet or mmseg, whose model
-            is run without post-processing; ``timm:NAME``; ``TIMMBackbone:NAME``, a
-            network of timm as mmpretrain wraps it, with features of strides 4 to 32,
-            in GhostNetV2 those of stages 1, 3, 5 and 7; or ``mmpretrain:NAME``, a model
-            of mmpretrain's hub. With ``+backbone`` behind it, it is the model's
-            backbone alone; the other options are those of :func:`apply_options`.
+        text (str): One of: file or name of a config of mmpretrain, mmdet or mmseg,
+            whose model is run without post-processing; ``timm:NAME``;
+            ``TIMMBackbone:NAME``, a network of timm in mmpretrain's wrapper, with
+            features of strides 4 to 32 (stages 1, 3, 5 and 7 of GhostNetV2); or
+            ``mmpretrain:NAME``, a model of mmpretrain's hub. ``+backbone`` after it
+            selects only the model's backbone. :func:`apply_options` applies the other
+            options.
         cfg_options (dict, optional): Changes of the config, keys with dots.
 
     Returns:
