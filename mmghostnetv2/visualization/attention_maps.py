@@ -134,7 +134,7 @@ def full_attention(
         channels = channels[[channel]]
     total = features.new_zeros(size)
     for part in channels.split(32):
-        # One copy of X for each channel of the gate, so that one backward pass suffices.
+        # One copy of X for each channel of the gate makes one backward pass enough.
         copies = features.detach().expand(len(part), -1, -1, -1).requires_grad_()
         with torch.enable_grad():
             gate = attention.gate(copies)[:, :, position[0], position[1]]
