@@ -31,16 +31,11 @@ def random_images(shape: Sequence[int]) -> Tensor:
 def start(
     model: nn.Module | Path, shape: Sequence[int], runtime: str, threads: int
 ) -> Callable[[], list[np.ndarray]]:
-    """Open a model in a runtime.
-
-    Args:
-        model (nn.Module | Path): What the runtime opens: a network or a file.
-        shape (Sequence[int]): Shape of the images, (N, C, H, W).
-        runtime (str): A key of ``RUNTIMES``.
-        threads (int): Threads that compute one operator.
+    """Open a network or a file in a runtime, a key of ``RUNTIMES``.
 
     Returns:
-        Callable: Runs the model once on :func:`random_images` and returns its outputs.
+        Callable: Runs the model once on :func:`random_images` of ``shape`` and returns
+        its outputs.
     """
     return partial(RUNTIMES[runtime].open(model, threads), random_images(shape).numpy())
 
