@@ -36,9 +36,6 @@ def randomize_norms(
             from too few values, such as two images of 64x64 pixels, the network
             amplifies rounding errors to more than 1e-4.
         seed (int): Seed of all random values.
-
-    Returns:
-        nn.Module: ``network`` itself.
     """
     generator = torch.Generator().manual_seed(seed)
     network.eval()
