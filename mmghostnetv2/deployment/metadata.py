@@ -134,16 +134,16 @@ def describe(
 
     Args:
         model (BaseModel): What :func:`mmghostnetv2.init_model` returned.
-        network (nn.Module): What :func:`deployable` returned for it.
-        output (str): The ``output`` that was passed to it.
+        network (nn.Module): What :func:`deployable` returned for the model.
+        output (str): The ``output`` that was passed to :func:`deployable`.
         shape (Sequence[int]): Shape of the images, (N, 3, H, W).
         dynamic (bool): Whether the network takes other sizes, too.
         checkpoint (str, optional): File or URL of its weights.
 
     Returns:
         dict: Values for JSON: the task, the names of the outputs, the input, how to
-        prepare a picture and the classes. A detector has 'clip', whether to clip boxes
-        to the picture, and a dense one has 'suppression'.
+        prepare a picture and the classes. For detectors it has 'clip', whether to clip
+        boxes to the picture, and for the output 'dense' also 'suppression'.
     """
     cfg, preprocessor = model.cfg, model.data_preprocessor
     task = find_task(model)
