@@ -172,7 +172,7 @@ def require_predictions(
         runtime (str): Name of the runtime, for messages.
 
     Returns:
-        str: What was found to be equal.
+        str: What was compared and how close it is.
 
     Raises:
         RuntimeError: They differ.
