@@ -79,12 +79,8 @@ def count_blocks(network: nn.Module, size: int | tuple[int, int]) -> list[Block]
         block = Block(name, type(module).__name__, _parameters(module), flops)
         if block.parameters or block.flops:
             blocks.append(block)
-    rest = [
-        total - sum(parts)
-        for total, parts in zip(
-            (_parameters(network), sum(counters[''][name] for name in OPERATORS)),
-            ([b.parameters for b in blocks], [b.flops for b in blocks]),
-            strict=True,
-        )
-    ]
+    rest = (
+        _parameters(network) - sum(b.parameters for b in blocks),
+        sum(counters[''][name] for name in OPERATORS) - sum(b.flops for b in blocks),
+    )
     return [*blocks, Block('rest', '', *rest)] if any(rest) else blocks
