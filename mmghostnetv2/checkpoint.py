@@ -248,18 +248,14 @@ def released_to_mmpretrain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     The 1x1 convolution ``conv_head``, weight (1280, C, 1, 1), becomes a linear layer,
     weight (1280, C). Entries of FLOPs counters are dropped.
     """
+    names = {**_HEAD, '': 'backbone.'}
     renamed = {}
     for key, value in weights.items():
         if key.endswith(_COUNTERS):
             continue
-        for released, own in _HEAD.items():
-            if key.startswith(released):
-                key = own + key.removeprefix(released)
-                value = value.flatten(1) if value.ndim == 4 else value
-                break
-        else:
-            key = f'backbone.{key}'
-        renamed[key] = value
+        released = next(filter(key.startswith, names))
+        own = names[released] + key.removeprefix(released)
+        renamed[own] = value.flatten(1) if key == 'conv_head.weight' else value
     return renamed
 
 
