@@ -215,13 +215,11 @@ class Detector(nn.Module):
             )
         coder = model.bbox_head.bbox_coder
         self.clip = self.levels is not _yolo_levels and coder.clip_border
-        self.output_names: tuple[str, ...]
+        self.output_names: tuple[str, ...] = ('boxes', 'scores')
         if suppress:
             self.output_names = ('dets', 'labels')
         elif self.levels is _yolo_levels:
             self.output_names = ('boxes', 'scores', 'objectness')
-        else:
-            self.output_names = ('boxes', 'scores')
 
     def decode(self, images: Tensor) -> list[Level]:
         """Compute all boxes, clipped to the images if the head clips its boxes."""
@@ -387,9 +385,6 @@ class Classifier(nn.Module):
 class Features(nn.Module):
     """Computes the backbone's features of images (N, 3, H, W): 'features0' and so on.
 
-    Args:
-        model (BaseModel): Any model with a backbone that returns a tuple.
-
     Raises:
         NotImplementedError: The backbone has no ``out_indices``.
     """
@@ -400,8 +395,8 @@ class Features(nn.Module):
         stages = getattr(self.backbone, 'out_indices', None)
         if not isinstance(stages, Sequence):
             raise NotImplementedError(
-                f'{type(self.backbone).__name__} has no sequence out_indices, whose '
-                'length is the number of its features: give the class one to export it'
+                f'{type(self.backbone).__name__} has no sequence out_indices, which '
+                'tells the number of its features: add this attribute to export it'
             )
         self.output_names = tuple(f'features{i}' for i in range(len(stages)))
 
