@@ -2,7 +2,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import chain
 from math import inf
-from numbers import Real
 from typing import Any
 
 import torch
@@ -111,7 +110,8 @@ class GhostNet(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         num_stages = len(self.arch_settings) + 1
-        if not isinstance(widen_factor, float | Real) or not 0 < widen_factor < inf:
+        is_number = isinstance(widen_factor, (int, float)) and widen_factor is not True
+        if not is_number or not 0 < widen_factor < inf:
             raise ValueError(
                 f'widen_factor must be a number above 0, got {widen_factor!r}'
             )

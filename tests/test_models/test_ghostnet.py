@@ -360,6 +360,7 @@ def test_with_cp_twice_backward(with_cp, images):
     ('kwargs', 'error', 'said'),
     [
         (dict(widen_factor=0), ValueError, 'widen_factor .* above 0, got 0'),
+        (dict(widen_factor=True), ValueError, 'widen_factor .* got True'),
         (dict(widen_factor='1'), ValueError, "widen_factor .* got '1'"),
         (
             dict(output_stride=4),
