@@ -211,11 +211,10 @@ def tabulate(results):
     with_memory = results[0].megabytes is not None
     rows = [header + ['peak memory, MB'] * with_memory]
     for result in results:
-        row = [*result[:4], result.milliseconds.spread(2), result.ratio.spread(3)]
-        row.append(f'{result.per_second:.2f}')
+        spreads = result.milliseconds.spread(2), result.ratio.spread(3)
+        rows.append([*result[:4], *spreads, f'{result.per_second:.2f}'])
         if with_memory:
-            row.append(f'{result.megabytes:.1f}')
-        rows.append(row)
+            rows[-1].append(f'{result.megabytes:.1f}')
     return markdown_table(rows, len(rows[0]) - 4)
 
 
