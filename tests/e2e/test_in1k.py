@@ -134,15 +134,3 @@ def test_resume(trained, openmmlab, tmp_path):
     )
     assert resumed == whole[2 * ITERS :] and len(resumed) == ITERS
     assert resumed[0][1] == pytest.approx(0.0426670, abs=1e-7)
-
-
-def test_compiled_training(trained, openmmlab, tmp_path):
-    """mmengine's option ``compile``; the losses are those of the plain network."""
-    data, work_dir = trained
-    short = ['train_cfg.max_epochs=1', 'compile.backend=aot_eager']
-    openmmlab('train', 'mmpretrain', CONFIG, *options(tmp_path, data), *short)
-    plain, compiled = (
-        [line['loss'] for line in scalars(folder) if 'loss' in line][:ITERS]
-        for folder in (work_dir, tmp_path)
-    )
-    assert compiled == pytest.approx(plain, rel=1e-3)
