@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from PIL import Image
 from torch import nn
 
@@ -120,10 +121,11 @@ def test_segmentor_is_the_inferencer(exported, image, tmp_path, tool):
 def test_classifier_is_the_inferencer(exported, image, tmp_path):
     folder = exported('classifier')
     apis = pytest.importorskip('mmpretrain.apis')
-    inferencer = apis.ImageClassificationInferencer(
-        str(folder / 'a.py'), str(folder / 'a.pth'), device='cpu'
-    )
-    scores = inferencer(str(image))[0]['pred_scores']
+    with DefaultScope.overwrite_default_scope('mmpretrain'):  # not an earlier test's
+        inferencer = apis.ImageClassificationInferencer(
+            str(folder / 'a.py'), str(folder / 'a.pth'), device='cpu'
+        )
+        scores = inferencer(str(image))[0]['pred_scores']
     printed = run_alone(folder / 'a.onnx', image, '--out-dir', tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
     lines = [line.split(' ', 1) for line in map(str.strip, printed.splitlines()[1:])]
