@@ -118,15 +118,6 @@ def test_core_ml_has_the_shapes_of_torch(converted, network, images):
         RUNTIMES['coreml'].open(converted('coreml'), 1)
 
 
-def test_threads_of_executorch(converted, network, images):
-    """A program goes on with the threads of another one that was opened later."""
-    path = converted('executorch')
-    first, second = (RUNTIMES['executorch'].open(path, threads) for threads in (2, 1))
-    for session in (second, first):
-        outputs = session(images[0].numpy())
-        require_equal(outputs, compute(network, images[0]), 1e-5, 'ExecuTorch')
-
-
 def test_ncnn_takes_one_image(converted, images):
     session = RUNTIMES['ncnn'].open(converted('ncnn'), 1)
     with pytest.raises(ValueError, match='one image at a time, got 2'):
