@@ -118,6 +118,18 @@ def test_core_ml_has_the_shapes_of_torch(converted, network, images):
         RUNTIMES['coreml'].open(converted('coreml'), 1)
 
 
+def test_threads_of_executorch(converted, network, images):
+    """All programs of a process share one number; another one is refused, unharmed."""
+    path, expected = converted('executorch'), compute(network, images[0])
+    first = RUNTIMES['executorch'].open(path, 1)
+    with pytest.raises(RuntimeError, match=r'1 thread\(s\).*cannot change to 2'):
+        RUNTIMES['executorch'].open(path, 2)
+    second = RUNTIMES['executorch'].open(path, 1)
+    for session in (second, first):
+        outputs = session(images[0].numpy())
+        require_equal(outputs, expected, 1e-5, 'ExecuTorch')
+
+
 def test_ncnn_takes_one_image(converted, images):
     session = RUNTIMES['ncnn'].open(converted('ncnn'), 1)
     with pytest.raises(ValueError, match='one image at a time, got 2'):

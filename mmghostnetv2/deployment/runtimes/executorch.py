@@ -19,7 +19,7 @@ def _write(network: nn.Module, images: Tensor, path: Path) -> None:
     program = export_program(network, images)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of what ExecuTorch itself calls in torch
+            warnings.simplefilter('ignore')  # ExecuTorch calls deprecated functions
             program = to_edge_transform_and_lower(
                 program, partitioner=[XnnpackPartitioner()]
             )
@@ -28,15 +28,37 @@ def _write(network: nn.Module, images: Tensor, path: Path) -> None:
         raise RuntimeError(f'ExecuTorch cannot convert the network: {error}') from error
 
 
-def _open(path: Path, threads: int) -> Session:
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # ExecuTorch says that its API may change
-        from executorch.extension.pybindings import portable_lib
-        from executorch.runtime import Runtime as ExecuTorch
+_threads_of_process: int | None = None
 
-        # No public function sets the number of threads. The whole process shares them.
+
+def _set_threads(threads: int) -> None:
+    """Set the number of threads that all programs of this process share.
+
+    Raises:
+        RuntimeError: A program was opened with another number. ExecuTorch crashes or
+            hangs where its pool of threads is reset while a program is loaded.
+    """
+    global _threads_of_process
+    from executorch.extension.pybindings import portable_lib
+
+    if _threads_of_process is None:
+        # No public function sets the number of threads.
         if portable_lib._threadpool_get_thread_count() != threads:
             portable_lib._unsafe_reset_threadpool(threads)
+        _threads_of_process = threads
+    if _threads_of_process != threads:
+        raise RuntimeError(
+            f'ExecuTorch runs with {_threads_of_process} thread(s) in this process and '
+            f'cannot change to {threads}: use a process for each number of threads'
+        )
+
+
+def _open(path: Path, threads: int) -> Session:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # ExecuTorch warns that its API may change
+        from executorch.runtime import Runtime as ExecuTorch
+
+        _set_threads(threads)
     method = ExecuTorch.get().load_program(path).load_method('forward')
 
     def run(x: np.ndarray) -> list[np.ndarray]:
