@@ -68,7 +68,8 @@ def _run_as_main(path, args, cwd, environ, log):
     os.environ.update(environ)
     os.chdir(cwd)
     sys.argv = [path, *args]
-    sys.path.insert(0, os.path.dirname(path))
+    paths = environ.get('PYTHONPATH', '').split(os.pathsep)
+    sys.path[:0] = [os.path.dirname(path), *filter(None, paths)]
     runpy.run_path(path, run_name='__main__')
 
 

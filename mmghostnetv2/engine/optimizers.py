@@ -26,7 +26,13 @@ def rmsprop_tf(params: Iterable, **kwargs) -> Optimizer:
             'RMSpropTF, the optimizer of the released recipe, is part of timm: '
             'pip install timm'
         ) from error
-    return RMSpropTF(params, **kwargs)
+
+    class EagerRMSpropTF(RMSpropTF):
+        # torch.compile, which mmengine applies to the whole step of a training, fails
+        # in optimizers that are not torch's own.
+        step = torch.compiler.disable(RMSpropTF.step)
+
+    return EagerRMSpropTF(params, **kwargs)
 
 
 @register(OPTIM_WRAPPERS, 'GPUAmpOptimWrapper')

@@ -106,6 +106,18 @@ def test_training(trained):
         assert (average - raw).abs().max() > 1e-6
 
 
+def test_compiled(trained, openmmlab, tmp_path):
+    """mmengine's ``compile`` trains as without: losses of the second epoch."""
+    data, work_dir = trained
+    compiled = ['train_cfg.max_epochs=2', 'compile.backend=aot_eager']
+    openmmlab('train', 'mmpretrain', CONFIG, *options(tmp_path, data), *compiled)
+    plain, ours = (
+        [line['loss'] for line in scalars(folder) if 'loss' in line][: 2 * ITERS]
+        for folder in (work_dir, tmp_path)
+    )
+    assert ours == pytest.approx(plain, rel=1e-3) and len(ours) == 2 * ITERS
+
+
 def test_top1_is_that_of_the_predictions(trained, crops, openmmlab, tmp_path):
     data, work_dir = trained
     out = tmp_path / 'predictions.pkl'

@@ -12,6 +12,8 @@ from mmghostnetv2 import config_path, init_model
 from mmghostnetv2.analysis import randomize_norms
 from mmghostnetv2.deployment.networks import Normalize, deployable, pixel_format
 from mmghostnetv2.deployment.runtimes import check_runtime
+from mmghostnetv2.models import GhostNetV2
+from mmghostnetv2.registry import register_model
 
 from ..conftest import ROOT
 from ..test_tools.conftest import load_tool
@@ -115,8 +117,15 @@ def needs(runtime: str) -> None:
         pytest.skip(str(error))
 
 
+@register_model
+class ShortGhostNetV2(GhostNetV2):
+    """Has one block in each stage: the time of a conversion grows with the blocks."""
+
+    arch_settings = tuple(rows[-1:] for rows in GhostNetV2.arch_settings)
+
+
 # Small models; the pictures are resized to squares of 128 pixels, or to fit in them.
-SMALL = 'model = dict(backbone=dict(widen_factor=0.3), {})'
+SMALL = 'model = dict(backbone=dict(type="ShortGhostNetV2", widen_factor=0.3), {})'
 CONFIGS = {
     'detector': f"""
 _base_ = '{ROOT}/configs/digits/yolov3_ghostnetv2_320_digits.py'

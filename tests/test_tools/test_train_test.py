@@ -1,9 +1,6 @@
 """tools/train.py and tools/test.py with a model of two numbers."""
 
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -76,28 +73,26 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(tool, *args, cwd, fails=False):
-    # the module of custom_imports lies in the working directory
-    done = subprocess.run(
-        [sys.executable, TOOLS / tool, *map(str, args)],
-        cwd=cwd,
-        env=dict(os.environ, PYTHONPATH=str(cwd)),
-        text=True,
-        capture_output=True,
-    )
-    assert (done.returncode != 0) == fails, done.stdout + done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture(scope='module')
+def run(run_script, folder):
+    """Run a tool in the folder of the toys."""
+
+    def run(tool, *args, fails=False):
+        options = dict(cwd=folder, expect=int(fails), PYTHONPATH=str(folder))
+        return run_script(TOOLS / tool, *args, **options)
+
+    return run
 
 
 @pytest.fixture(scope='module')
-def trained(folder):
+def trained(folder, run):
     """Two iterations, in the default work dir."""
-    log = run('train.py', 'config.py', '--cfg-options', 'model.bias=False', cwd=folder)
+    log = run('train.py', 'config.py', '--cfg-options', 'model.bias=False')
     return folder / 'work_dirs' / 'config', log
 
 
-def test_help(folder):
-    text = run('train.py', '-h', cwd=folder)
+def test_help(run):
+    text = run('train.py', '-h')
     assert '--gpus' not in text  # mim would take it for a tool of OpenMMLab 1.x
 
 
@@ -110,7 +105,7 @@ def test_train(trained):
 
 
 @pytest.mark.parametrize('source', ['latest', 'named'])
-def test_resume(folder, trained, tmp_path, source):
+def test_resume(run, trained, tmp_path, source):
     work_dir, _ = trained
     for file in ('iter_1.pth', 'iter_2.pth'):
         (tmp_path / file).write_bytes((work_dir / file).read_bytes())
@@ -127,27 +122,26 @@ def test_resume(folder, trained, tmp_path, source):
         'model.bias=False',
         'train_cfg.max_iters=3',
         'auto_scale_lr.base_batch_size=4',
-        cwd=folder,
     )
     assert f'resumed epoch: 0, iter: {1 if source == "named" else 2}' in log
     assert (tmp_path / 'iter_3.pth').is_file()
     assert 'LR is set based on batch size of 4' in log
 
 
-def test_auto_scale_lr_says_what_it_needs(folder):
-    log = run('train.py', 'config.py', '--auto-scale-lr', cwd=folder, fails=True)
+def test_auto_scale_lr_says_what_it_needs(run):
+    log = run('train.py', 'config.py', '--auto-scale-lr', fails=True)
     assert 'base_batch_size' in log and 'Traceback' not in log
 
 
-def test_a_failing_training_logs_where(folder, tmp_path):
+def test_a_failing_training_logs_where(run, tmp_path):
     options = '--work-dir', tmp_path, '--cfg-options', 'train_dataloader.batch_size=2.5'
-    printed = run('train.py', 'config.py', *options, cwd=folder, fails=True)
+    printed = run('train.py', 'config.py', *options, fails=True)
     assert printed.splitlines()[-1].startswith('error: ')
     (log,) = tmp_path.glob('*/*.log')
     assert 'Traceback' in log.read_text()
 
 
-def test_test(folder, trained, tmp_path):
+def test_test(run, trained, tmp_path):
     work_dir, _ = trained
     out = tmp_path / 'predictions.pkl'
     log = run(
@@ -160,7 +154,6 @@ def test_test(folder, trained, tmp_path):
         out,
         '--cfg-options',
         'test_dataloader.batch_size=4',
-        cwd=folder,
     )
     assert 'Iter(test) [1/1]' in log and 'error:' in log
     with open(out, 'rb') as file:
