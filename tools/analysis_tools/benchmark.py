@@ -180,6 +180,18 @@ def measure(networks, expected, shape, runtime, threads, args):
     return rows
 
 
+def measure_all(args):
+    """Measure all networks in all settings; return the columns of benchmark.csv."""
+    networks, rows, expected = build_networks(args), [], {}
+    settings = list(product(args.images, args.runtime, args.threads))
+    for shape, runtime, threads in progress(settings, 'settings'):
+        if not args.train and shape not in expected:
+            expected = {shape: compute_expected(networks, shape, args)}
+        rows += measure(networks, expected.get(shape), shape, runtime, threads, args)
+    rows.sort(key=lambda row: args.runtime.index(row['runtime']))
+    return pd.DataFrame(rows)
+
+
 def tabulate(results):
     """Return the results as the lines of a Markdown table."""
     table = results[SETTING].copy()
@@ -210,6 +222,37 @@ def growth(results):
         exponents = [fit_power(curve.pixels, curve[cost])[0] for cost in costs]
         rows.append([*setting, *('' if np.isnan(e) else f'{e:.2f}' for e in exponents)])
     return markdown_table(rows, len(costs)) if len(rows) > 1 else []
+
+
+def write_page(path, args, argv, machine, table, exponents):
+    """Write the tables, with the command and the machine above them."""
+    what = 'a training step' if args.train else 'inference'
+    command = shlex.join(['python', 'tools/analysis_tools/benchmark.py', *argv])
+    first = args.networks[0]
+    lines = [
+        '# Benchmark',
+        '',
+        f'- `{command}`',
+        f'- {what} on {args.device}, {args.rounds} rounds',
+        *(f'- {key}: {value}' for key, value in machine.items()),
+        '',
+        *table,
+        '',
+        f'Milliseconds, and ratio to {first} in the same round: median '
+        '(interquartile range) over the rounds.',
+    ]
+    if args.memory:
+        lines[-1] += (
+            ' Peak memory: the highest memory of the process, weights included, '
+            'without that of Python and the libraries.'
+        )
+    if exponents:
+        growth = (
+            'Growth as a power of the number of pixels; *added* is the time beyond '
+            f'that of {first} in the same round:'
+        )
+        lines += ['', growth, '', *exponents]
+    path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
 
 
 def read_accuracies():
@@ -391,63 +434,22 @@ def main(argv=None):
             check_runtime(runtime)
     names = ['benchmark.md', 'benchmark.csv', *args.plots]
     require_free([args.out_dir / name for name in names], args.force)
-    with written(args.out_dir / names[0]) as path:
-        text = run(args, argv, path)
-    print(text)
-    print(f'wrote {", ".join(names)} to {args.out_dir}')
 
-
-def run(args, argv, path):
-    """Measure, write all files beside ``path`` and return the tables as text."""
-    machine = describe_machine()
-    networks, rows, expected = build_networks(args), [], {}
-    settings = list(product(args.images, args.runtime, args.threads))
-    for shape, runtime, threads in progress(settings, 'settings'):
-        if not args.train and shape not in expected:
-            expected = {shape: compute_expected(networks, shape, args)}
-        rows += measure(networks, expected.get(shape), shape, runtime, threads, args)
-    rows.sort(key=lambda row: args.runtime.index(row['runtime']))
-    results = pd.DataFrame(rows)
-
-    what = 'a training step' if args.train else 'inference'
-    command = shlex.join(['python', 'tools/analysis_tools/benchmark.py', *argv])
-    machine |= {p: version(p) for p in LIBRARIES if find_spec(p)}
+    machine = describe_machine() | {p: version(p) for p in LIBRARIES if find_spec(p)}
     if args.device == 'cuda':
         machine = {'GPU': torch.cuda.get_device_name()} | machine
-    table, exponents = tabulate(results), growth(results)
-    lines = [
-        '# Benchmark',
-        '',
-        f'- `{command}`',
-        f'- {what} on {args.device}, {args.rounds} rounds',
-        *(f'- {key}: {value}' for key, value in machine.items()),
-        '',
-        *table,
-        '',
-        f'Milliseconds, and ratio to {args.networks[0]} in the same round: median '
-        '(interquartile range) over the rounds.',
-    ]
-    if args.memory:
-        lines[-1] += (
-            ' Peak memory: the highest memory of the process, weights included, '
-            'without that of Python and the libraries.'
-        )
-    if exponents:
-        lines += [
-            '',
-            'Growth as a power of the number of pixels; *added* is the time beyond '
-            f'that of {args.networks[0]} in the same round:',
-            '',
-            *exponents,
-        ]
-    path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
-    style = dict(float_format='%.5g', lineterminator='\r\n', index=False)
-    results.to_csv(path.with_suffix('.csv'), **style)
-    if 'benchmark.png' in args.plots:
-        draw_accuracy(results, args.accuracies, path.with_name('benchmark.png'))
-    if 'resolution.png' in args.plots:
-        draw_resolution(results, path.with_name('resolution.png'))
-    return '\n'.join([*table, *exponents])
+    results = measure_all(args)
+    with written(args.out_dir / names[0]) as path:
+        table, exponents = tabulate(results), growth(results)
+        write_page(path, args, argv, machine, table, exponents)
+        style = dict(float_format='%.5g', lineterminator='\r\n', index=False)
+        results.to_csv(path.with_suffix('.csv'), **style)
+        if 'benchmark.png' in names:
+            draw_accuracy(results, args.accuracies, path.with_name('benchmark.png'))
+        if 'resolution.png' in names:
+            draw_resolution(results, path.with_name('resolution.png'))
+    print('\n'.join([*table, *exponents]))
+    print(f'wrote {", ".join(names)} to {args.out_dir}')
 
 
 if __name__ == '__main__':

@@ -23,7 +23,6 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -200,11 +199,11 @@ def write_csv(path: Path, rows: list[dict], runtimes) -> None:
             writer.writerow(line)
 
 
-def plot_accuracy(path: Path, rows: list[dict], runtime: str | None) -> None:
+def plot_accuracy(path: Path, rows: list[dict], runtimes) -> None:
     """Draw Figure 1 and, with latencies, Figure 2 from the rows of Table 2."""
+    rows = [row for row in rows if row['table'] == 2]
     panels = [('FLOPs, M', 'flops_measured')]
-    if runtime:
-        panels.append((f'latency, ms ({runtime})', f'{runtime}_ms'))
+    panels += [(f'latency, ms ({name})', f'{name}_ms') for name in runtimes[:1]]
     figure = Figure((1 + 6 * len(panels), 5.5), layout='constrained')
     cited = [row for row in rows if 'network' not in row]
     families = {}
@@ -256,38 +255,31 @@ def main(argv=None) -> int:
     names += ['accuracy.png'] * (2 in args.tables)
     if args.out_dir:
         require_free([args.out_dir / name for name in names], args.force)
-    with written(args.out_dir / names[0]) if args.out_dir else nullcontext() as path:
-        text, faults = run(args, argv, path)
-    print(text)
-    if args.out_dir:
-        print(f'wrote {", ".join(names)} to {args.out_dir}')
-    for fault in faults:
-        print(f'error: {fault}', file=sys.stderr)
-    return 1 if faults else 0
 
-
-def run(args, argv, path: Path | None = None) -> tuple[str, list[str]]:
-    """Measure, write all files beside ``path``, return tables and wrong costs."""
     rows = read_rows(args.tables)
     faults = measure_costs(rows)
     note = f'Written by `paper_tables.py {shlex.join(argv)}`.'
     if args.runtime:
         measure_latencies(rows, args.runtime, args.threads, args.rounds)
+        machine = ', '.join(' '.join(item) for item in describe_machine().items())
         note += (
             f' Latencies are medians of {args.rounds} interleaved runs of one image, '
             f'{args.threads} thread(s); ratios are medians over the runs. Machine: '
-            + ', '.join(' '.join(item) for item in describe_machine().items())
+            f'{machine}'
         )
     text = to_markdown(rows, args.runtime)
-    if path:
-        page = f'# The tables of the paper\n\n{note}\n{text}'
-        path.write_text(page, encoding='utf-8')
-        write_csv(path.with_suffix('.csv'), rows, args.runtime)
-        if 2 in args.tables:
-            runtime = args.runtime[0] if args.runtime else None
-            table = [row for row in rows if row['table'] == 2]
-            plot_accuracy(path.with_name('accuracy.png'), table, runtime)
-    return text, faults
+    print(text)
+    if args.out_dir:
+        with written(args.out_dir / names[0]) as path:
+            page = f'# The tables of the paper\n\n{note}\n{text}'
+            path.write_text(page, encoding='utf-8')
+            write_csv(path.with_suffix('.csv'), rows, args.runtime)
+            if 2 in args.tables:
+                plot_accuracy(path.with_name(names[2]), rows, args.runtime)
+        print(f'wrote {", ".join(names)} to {args.out_dir}')
+    for fault in faults:
+        print(f'error: {fault}', file=sys.stderr)
+    return 1 if faults else 0
 
 
 if __name__ == '__main__':
