@@ -247,11 +247,11 @@ def write_page(path, args, argv, machine, table, exponents):
             'without that of Python and the libraries.'
         )
     if exponents:
-        growth = (
+        note = (
             'Growth as a power of the number of pixels; *added* is the time beyond '
             f'that of {first} in the same round:'
         )
-        lines += ['', growth, '', *exponents]
+        lines += ['', note, '', *exponents]
     path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
 
 
