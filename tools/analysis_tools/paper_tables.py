@@ -17,7 +17,6 @@ it. paper_tables.yml lists exceptions with their reasons. The exit status is 1 i
 other cost is wrong, or if an exception is not needed.
 """
 
-import csv
 import re
 import shlex
 import sys
@@ -26,6 +25,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import pandas as pd
 import torch
 import yaml
 from matplotlib import colormaps
@@ -185,48 +185,42 @@ def to_markdown(rows: list[dict], runtimes) -> str:
 
 def write_csv(path: Path, rows: list[dict], runtimes) -> None:
     """Write all tables into one file, with plain numbers."""
-    names = [*COSTS, *ACCURACIES, 'latency']
+    paper = [*COSTS, *ACCURACIES, 'latency']
     measured = [f'{name}_measured' for name in COSTS]
     measured += [f'{name}_{what}' for name in runtimes for what in ('ms', 'ratio')]
-    header = ['table', 'model', 'network', 'config', 'size']
-    header += [f'{name}_paper' for name in names] + measured
-    with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, header, extrasaction='ignore')
-        writer.writeheader()
-        for row in rows:
-            line = row | {f'{name}_paper': row.get(name) for name in names}
-            line |= {name: show(row.get(name), '.4f') for name in measured}
-            writer.writerow(line)
+    columns = ['table', 'model', 'network', 'config', 'size', *paper, *measured]
+    # The type object leaves the paper's numbers as they are printed there.
+    table = pd.DataFrame(rows, columns=columns, dtype=object)
+    table[measured] = table[measured].astype(float)
+    table = table.rename(columns={name: f'{name}_paper' for name in paper})
+    table.to_csv(path, float_format='%.4f', lineterminator='\r\n', index=False)
 
 
 def plot_accuracy(path: Path, rows: list[dict], runtimes) -> None:
     """Draw Figure 1 and, with latencies, Figure 2 from the rows of Table 2."""
-    rows = [row for row in rows if row['table'] == 2]
+    table = pd.DataFrame(row for row in rows if row['table'] == 2)
+    cited = table[table.network.isna()].sort_values('top1')
+    measured = table.dropna(subset='network')
+    families = measured.groupby(measured.model.str.split().str[0], sort=False)
     panels = [('FLOPs, M', 'flops_measured')]
     panels += [(f'latency, ms ({name})', f'{name}_ms') for name in runtimes[:1]]
     figure = Figure((1 + 6 * len(panels), 5.5), layout='constrained')
-    cited = [row for row in rows if 'network' not in row]
-    families = {}
-    for row in rows:
-        if 'network' in row:
-            families.setdefault(row['model'].split()[0], []).append(row)
     for i, (title, x) in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), i)
         axes.set_prop_cycle(color=colormaps['tab20'].colors[::2] + ((0, 0, 0),))
-        for family, members in families.items():
+        for family, members in families:
             own = family.startswith('GhostNet')
             style = dict(linewidth=2.5, zorder=3) if own else dict(linewidth=1)
-            points = [[row[k] for row in members] for k in (x, 'top1')]
-            axes.plot(*points, 'o-', label=family, **style)
+            axes.plot(members[x], members.top1, 'o-', label=family, **style)
         if i == 1:
-            points = [[row[k] for row in cited] for k in ('flops', 'top1')]
-            axes.scatter(*points, marker='x', color='grey', label='cited')
-            for side, row in enumerate(sorted(cited, key=lambda row: row['top1'])):
+            style = dict(marker='x', color='grey', label='cited')
+            axes.scatter(cited.flops, cited.top1, **style)
+            for side, row in enumerate(cited.itertuples()):
                 # Neighbours lie close, so their names alternate between both sides.
                 offset, align = ((5, -3), 'left') if side % 2 else ((-5, -3), 'right')
                 style = dict(textcoords='offset points', fontsize=7, color='grey')
-                place = row['flops'], row['top1']
-                axes.annotate(row['model'], place, offset, ha=align, **style)
+                place = row.flops, row.top1
+                axes.annotate(row.model, place, offset, ha=align, **style)
         axes.set(xlabel=title, ylabel='ImageNet top-1, % (paper)')
         axes.set_title(f'Figure {i}')
         axes.grid(alpha=0.3)
