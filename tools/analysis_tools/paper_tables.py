@@ -199,7 +199,7 @@ def write_csv(path: Path, rows: list[dict], runtimes) -> None:
 def plot_accuracy(path: Path, rows: list[dict], runtimes) -> None:
     """Draw Figure 1 and, with latencies, Figure 2 from the rows of Table 2."""
     table = pd.DataFrame(row for row in rows if row['table'] == 2)
-    cited = table[table.network.isna()].sort_values('top1')
+    cited = table[table.network.isna()].sort_values('top1', kind='stable')
     measured = table.dropna(subset='network')
     families = measured.groupby(measured.model.str.split().str[0], sort=False)
     panels = [('FLOPs, M', 'flops_measured')]
