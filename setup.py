@@ -83,11 +83,13 @@ class Develop(develop):
 
 # mmengine and mim import pkg_resources, which setuptools 82 dropped
 MMCV = ['mmengine>=0.10.4,<1.0', 'mmcv>=2.0.0,<2.2.0', 'torchvision', 'setuptools<81']
+# imported by the tools, beside what mmengine itself asks for
+TOOLS = ['pandas']
 EXTRAS = {
-    'cls': [*MMCV, 'mmpretrain>=1.2.0,<1.3', 'safetensors', 'timm'],
-    'det': [*MMCV, 'mmdet>=3.3.0,<3.4', 'pycocotools'],
+    'cls': [*MMCV, *TOOLS, 'mmpretrain>=1.2.0,<1.3', 'safetensors', 'timm'],
+    'det': [*MMCV, *TOOLS, 'mmdet>=3.3.0,<3.4', 'pycocotools'],
     # mmsegmentation imports ftfy and regex without asking for them
-    'seg': [*MMCV, 'mmsegmentation>=1.2.2,<1.3', 'ftfy', 'regex'],
+    'seg': [*MMCV, *TOOLS, 'mmsegmentation>=1.2.2,<1.3', 'ftfy', 'regex'],
     'deploy': ['onnx', 'onnxscript', 'onnxruntime'],
     'openvino': ['onnx', 'onnxscript', 'openvino'],
     'ncnn': ['onnx', 'onnxscript', 'ncnn', 'pnnx'],

@@ -2,6 +2,7 @@
 
 import os
 from datetime import date
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -259,8 +260,7 @@ def test_machine():
     assert machine['cores'] == str(len(os.sched_getaffinity(0)))
     assert machine['torch'] == torch.__version__.split('+')[0]
     assert machine['date'] == date.today().isoformat()
-    if find_spec('onnxruntime'):
-        import onnxruntime
-
-        assert machine['onnxruntime'] == onnxruntime.__version__
+    for package in ('onnxruntime', 'executorch'):
+        if find_spec(package):
+            assert machine[package] == version(package)
     assert all(isinstance(value, str) for value in machine.values())

@@ -196,6 +196,8 @@ def test_what_has_no_such_maps_is_an_error():
     ):
         with pytest.raises(RuntimeError, match='training mode'):
             compute()
+    with pytest.raises(ValueError, match="need up_sampling 'nearest', got 'bicubic'"):
+        decoupled_attention(make(4, up_sampling='bicubic'), (8, 6), (0, 0))
     with pytest.raises(TypeError, match='must be batch norms, got GroupNorm'):
         decoupled_attention(
             make(4, norm_cfg=dict(type='GN', num_groups=2)), (8, 6), (0, 0)

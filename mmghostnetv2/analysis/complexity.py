@@ -11,16 +11,13 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 BACKBONES = ('backbone', 'timm_model')
 
 
-def _analyze(network: nn.Module, size: int | tuple[int, int]) -> FlopAnalyzer:
-    height, width = (size, size) if isinstance(size, int) else size
-    analyzer = FlopAnalyzer(network.eval(), torch.zeros(1, 3, height, width))
-    analyzer.unsupported_ops_warnings(False)
-    analyzer.uncalled_modules_warnings(False)
-    return analyzer
+class Block(NamedTuple):
+    """Name of a block in the network, its class, and its costs as in :func:`count`."""
 
-
-def _parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+    name: str
+    type: str
+    parameters: int
+    flops: int
 
 
 def count(network: nn.Module, size: int | tuple[int, int]) -> tuple[int, int]:
@@ -36,28 +33,8 @@ def count(network: nn.Module, size: int | tuple[int, int]) -> tuple[int, int]:
     Returns:
         tuple[int, int]: Parameters and multiply-accumulates.
     """
-    operators = _analyze(network, size).by_operator()
-    return _parameters(network), sum(operators[name] for name in OPERATORS)
-
-
-class Block(NamedTuple):
-    """Name of a block in the network, its class, and its costs as in :func:`count`."""
-
-    name: str
-    type: str
-    parameters: int
-    flops: int
-
-
-def _blocks(
-    module: nn.Module, prefix: str = '', inside: bool = True
-) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in module.named_children():
-        path = f'{prefix}{name}'
-        if isinstance(child, CONTAINERS) or (inside and name in BACKBONES):
-            yield from _blocks(child, f'{path}.', name in BACKBONES)
-        else:
-            yield path, child
+    blocks = count_blocks(network, size)
+    return sum(b.parameters for b in blocks), sum(b.flops for b in blocks)
 
 
 def count_blocks(network: nn.Module, size: int | tuple[int, int]) -> list[Block]:
@@ -71,16 +48,29 @@ def count_blocks(network: nn.Module, size: int | tuple[int, int]) -> list[Block]
         list[Block]: In the order of registration. A last block named 'rest' counts what
         belongs to no other block, if there is anything.
     """
-    analyzer = _analyze(network, size)
+    height, width = (size, size) if isinstance(size, int) else size
+    analyzer = FlopAnalyzer(network.eval(), torch.zeros(1, 3, height, width))
+    analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     counters = analyzer.by_module_and_operator()
-    blocks = []
-    for name, module in _blocks(network):
+
+    def costs(name: str, module: nn.Module) -> tuple[int, int]:
         flops = sum(counters[name][operator] for operator in OPERATORS)
-        block = Block(name, type(module).__name__, _parameters(module), flops)
-        if block.parameters or block.flops:
-            blocks.append(block)
-    rest = (
-        _parameters(network) - sum(b.parameters for b in blocks),
-        sum(counters[''][name] for name in OPERATORS) - sum(b.flops for b in blocks),
-    )
-    return [*blocks, Block('rest', '', *rest)] if any(rest) else blocks
+        return sum(p.numel() for p in module.parameters()), flops
+
+    blocks = [Block(n, type(m).__name__, *costs(n, m)) for n, m in _blocks(network)]
+    parameters, flops = costs('', network)
+    parameters -= sum(block.parameters for block in blocks)
+    flops -= sum(block.flops for block in blocks)
+    blocks.append(Block('rest', '', parameters, flops))
+    return [block for block in blocks if block.parameters or block.flops]
+
+
+def _blocks(
+    module: nn.Module, prefix: str = '', inside: bool = True
+) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        path = f'{prefix}{name}'
+        if isinstance(child, CONTAINERS) or (inside and name in BACKBONES):
+            yield from _blocks(child, f'{path}.', name in BACKBONES)
+        else:
+            yield path, child

@@ -7,7 +7,9 @@ are built first and then run in turn, and times are compared within one round.
 import os
 import platform
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
+
+# Packages of the runtimes whose speed can be measured
+PACKAGES = ('torch', 'onnxruntime', 'openvino', 'ai-edge-litert', 'ncnn', 'executorch')
 
 
 @torch.no_grad()
@@ -149,15 +154,6 @@ def paired_ratios(
     return {name: quartiles(np.array(s) / base) for name, s in seconds.items()}
 
 
-def _cpu_model() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(':')[1].strip() for line in lines if 'model name' in line]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def describe_machine() -> dict[str, str]:
     """Describe the machine, the software and the date of a measurement.
 
@@ -165,15 +161,15 @@ def describe_machine() -> dict[str, str]:
         dict[str, str]: 'CPU', 'cores' (those that this process may use), 'OS',
         'Python', the version of each runtime installed, and 'date'.
     """
+    info = Path('/proc/cpuinfo')
+    model = info.exists() and re.search(r'model name\s*: (.+)', info.read_text())
     machine = {
-        'CPU': _cpu_model(),
+        'CPU': model[1] if model else platform.processor() or platform.machine(),
         'cores': str(len(os.sched_getaffinity(0))),
         'OS': platform.platform(),
         'Python': platform.python_version(),
     }
-    for package in ('torch', 'onnxruntime', 'openvino', 'ai-edge-litert', 'ncnn'):
-        try:
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
             machine[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return machine | {'date': date.today().isoformat()}

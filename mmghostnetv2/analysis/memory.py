@@ -21,7 +21,7 @@ def _status(field: str) -> int:
 
 
 def _measure(
-    model: str | Path,
+    model: Any,
     runtime: str,
     shape: Sequence[int],
     threads: int,
@@ -31,16 +31,15 @@ def _measure(
     weights = 0
     for module in RUNTIMES[runtime].modules:
         import_module(module)
-    network: Any = model
     if isinstance(model, str):
-        network = apply_options(build_network(model, cfg_options), model)
-        weights = sum(x.nbytes for x in network.state_dict().values())
+        model = apply_options(build_network(model, cfg_options), model)
+        weights = sum(x.nbytes for x in model.state_dict().values())
     before = _status('VmRSS')
-    run: Callable[[], object]
-    if train:
-        run = training_step(network, shape, threads)
-    else:
-        run = start(network, shape, runtime, threads)
+    run: Callable[[], object] = (
+        training_step(model, shape, threads)
+        if train
+        else start(model, shape, runtime, threads)
+    )
     for _ in range(3):
         run()
     Path('/proc/self/clear_refs').write_text('5')  # reset VmHWM

@@ -56,17 +56,6 @@ class Backbone(nn.Module):
         return self.backbone(x)
 
 
-class ChannelsLast(nn.Module):
-    """Converts a network to channels_last in place; takes images in any format."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, x: Tensor):
-        return self.network(x.contiguous(memory_format=torch.channels_last))
-
-
 OPTIONS = ('backbone', 'deploy', 'accelerate', 'channels_last')
 
 
@@ -146,15 +135,18 @@ def apply_options(network: nn.Module, text: str) -> nn.Module:
 
     ``+deploy`` folds the batch norms, ``+accelerate`` puts the modules of
     :mod:`mmghostnetv2.acceleration` in the place of plain ones, and ``+channels_last``
-    changes the memory format. ``network``, which :func:`build_network` built for the
-    same text, is changed in place.
+    changes the memory format of the weights, which convolutions give to their outputs.
+    ``network``, which :func:`build_network` built for the same text, is changed in
+    place and returned.
     """
     _, options = split_options(text)
     if 'deploy' in options:
         fold_norms(network)
     if 'accelerate' in options:
         accelerate(network)
-    return ChannelsLast(network) if 'channels_last' in options else network
+    if 'channels_last' in options:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Maps of the positions that DFC attention uses: paper, Eqs. 3 to 6 and Figure 6."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -24,23 +25,18 @@ def record_inputs(
         running, each attention that ran and the input features X of its first run, of
         shape (N, in_channels, H, W). They keep their place in autograd's graph.
     """
-    inputs = {}
+    inputs: dict[str, tuple[DFCAttention, Tensor]] = {}
 
     def record(path: str, attention: DFCAttention, args: tuple) -> None:
-        if path not in inputs:
-            # The next layer may change the features in place.
-            inputs[path] = attention, args[0].clone()
+        # The next layer may change the features in place.
+        inputs.setdefault(path, (attention, args[0].clone()))
 
-    hooks = [
-        module.register_forward_pre_hook(partial(record, path))
-        for path, module in model.named_modules()
-        if isinstance(module, DFCAttention)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for path, module in model.named_modules():
+            if isinstance(module, DFCAttention):
+                hook = module.register_forward_pre_hook(partial(record, path))
+                hooks.enter_context(hook)
         forward()
-    finally:
-        for hook in hooks:
-            hook.remove()
     return inputs
 
 
@@ -88,12 +84,20 @@ def decoupled_attention(
         IndexError: The position lies outside the features.
         RuntimeError: The attention is in training mode.
         TypeError: A norm is not a batch norm, so that its scale depends on the image.
+        ValueError: The up-sampling is not 'nearest', so that the gate at a position
+            depends on several positions of A.
     """
     _check(attention, size, position)
+    if attention.up_sampling != 'nearest':
+        raise ValueError(
+            "the weights of one position need up_sampling 'nearest', got "
+            f'{attention.up_sampling!r}, which mixes several positions'
+        )
     _, _, row, row_norm, column, column_norm = attention
+    height, width = (max(side // 2, 1) for side in size)
     place = down_sampled_position(size, position)
-    vertical = _line(column, column_norm, size[0], place[0])
-    horizontal = _line(row, row_norm, size[1], place[1])
+    vertical = _line(column, column_norm, (height, 1), place[0])
+    horizontal = _line(row, row_norm, (1, width), place[1])
     if channel is not None:
         vertical, horizontal = vertical[[channel]], horizontal[[channel]]
     product = vertical[:, :, None] * horizontal[:, None, :]
@@ -189,19 +193,16 @@ def _check(attention: DFCAttention, size, position: tuple[int, int]) -> None:
         )
 
 
-def _line(conv: Any, norm: Any, side: int, index: int) -> Tensor:
-    """Return the absolute weights (C, side / 2) of a line for its pixel ``index``."""
+def _line(conv: Any, norm: Any, shape: tuple[int, int], place: int) -> Tensor:
+    """Return the absolute weights of a row or column of Z, (C, length), at a place."""
     if getattr(norm, 'running_var', None) is None:
         raise TypeError(
             'the weights of DFC attention include the scales of its norms, which must '
             f'be batch norms, got {type(norm).__name__}'
         )
-    small = max(side // 2, 1)
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    taps = (conv.weight.detach().flatten(1) * scale.detach()[:, None]).abs()
-    length = taps.shape[1]
-    places = index + max(conv.dilation) * (torch.arange(length) - length // 2)
-    inside = (places >= 0) & (places < small)
-    weights = taps.new_zeros(len(taps), small)
-    weights[:, places[inside]] = taps[:, inside]
-    return weights
+    # The layers are linear apart from a constant, so that a gradient has the weights.
+    z = conv.weight.new_zeros(1, conv.in_channels, *shape, requires_grad=True)
+    with torch.enable_grad():
+        value = norm(conv(z)).flatten(2)[:, :, place].sum()
+    (weights,) = torch.autograd.grad(value, z)
+    return weights[0].flatten(1).abs()

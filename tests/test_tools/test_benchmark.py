@@ -4,6 +4,7 @@ import csv
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -109,28 +110,34 @@ def test_tables(run, tool, monkeypatch, tmp_path):
     assert '- inference on cpu, 3 rounds' in text
 
 
+def result(network, images, milliseconds, added=0.0, megabytes=None, threads=1):
+    """One row of results, with the columns that plots and fits read."""
+    setting = dict(runtime='torch', threads=threads, images=images, network=network)
+    return setting | dict(
+        milliseconds_median=milliseconds, added=added, megabytes=megabytes
+    )
+
+
 def test_growth(tool):
     """Of milliseconds, those added, and memory, where sizes differ."""
 
-    def result(images, milliseconds, megabytes):
-        spread = tool.Quartiles(*[milliseconds] * 3)
-        costs = milliseconds**2, 1.0, megabytes
-        return tool.Result('torch', 1, images, 'a', spread, spread, *costs)
+    def growth(*rows):
+        return tool.growth(pd.DataFrame(rows))
 
     sizes = [(10, 2.0, 5.0), (20, 32.0, 10.0), (40, 512.0, 20.0)]
-    results = [result(f'1x{s}x{s}', time, memory) for s, time, memory in sizes]
-    assert tool.growth(results)[-1] == '| torch | 1 | 1 | a | 2.00 | 4.00 | 0.50 |'
+    results = [result('a', f'1x{s}x{s}', ms, ms**2, mb) for s, ms, mb in sizes]
+    assert growth(*results)[-1] == '| torch | 1 | 1 | a | 2.00 | 4.00 | 0.50 |'
     # other sides of as many pixels count, too, but not as more sizes
-    wide = result('1x20x80', 128.0, 20.0)
-    rows = [tool.growth(all_of)[-1] for all_of in ([*results, wide], [wide, *results])]
+    wide = result('a', '1x20x80', 128.0, 128.0**2, 20.0)
+    rows = [growth(*results, wide)[-1], growth(wide, *results)[-1]]
     assert rows == ['| torch | 1 | 1 | a | 1.73 | 3.45 | 0.50 |'] * 2
-    assert tool.growth([*results[1:], wide]) == []
+    assert growth(*results[1:], wide) == []
     # another batch is another curve
-    assert tool.growth([*results[:2], results[2]._replace(images='2x40x40')]) == []
+    assert growth(*results[:2], results[2] | dict(images='2x40x40')) == []
     # nothing is added to the first network itself
-    results = [r._replace(megabytes=None, added=0.0) for r in results]
-    assert tool.growth(results)[0].endswith('| exponent of ms | of added ms |')
-    assert tool.growth(results)[-1] == '| torch | 1 | 1 | a | 2.00 |  |'
+    results = [r | dict(megabytes=None, added=0.0) for r in results]
+    assert growth(*results)[0].endswith('| exponent of ms | of added ms |')
+    assert growth(*results)[-1] == '| torch | 1 | 1 | a | 2.00 |  |'
 
 
 def test_memory(run, tmp_path):
@@ -206,16 +213,11 @@ def test_plot_has_a_point_for_each_accuracy(tool, monkeypatch, tmp_path):
             super().__init__(*args, **kwargs)
             figures.append(self)
 
-    def result(network, threads, ms):
-        spread = tool.quartiles([ms])
-        return tool.Result(
-            'torch', threads, '1x64x64', network, spread, spread, 0, 1, None
-        )
-
     monkeypatch.setattr(tool, 'Figure', Figure)
-    results = [
-        result(*row) for row in [(DEPLOY, 1, 3), ('timm:a', 1, 4), (THEIRS, 2, 5)]
-    ]
+    results = pd.DataFrame(
+        result(network, '1x64x64', ms, threads=threads)
+        for network, threads, ms in [(DEPLOY, 1, 3), ('timm:a', 1, 4), (THEIRS, 2, 5)]
+    )
     tool.draw_accuracy(results, tool.read_accuracies(), tmp_path / 'a.png')
     points = [
         [
@@ -252,10 +254,8 @@ def test_plot_of_latency_over_resolution(tool, monkeypatch, tmp_path):
     first, added = 2 * pixels**1.1, pixels**0.9
     for side, base, more in zip(sides, first, added, strict=True):
         for name, ms, extra in ((OURS, base, 0), (THEIRS, base + more, more)):
-            spread = tool.quartiles([ms])
-            setting = 'torch', 1, f'1x{side}x{side}', name
-            results.append(tool.Result(*setting, spread, spread, extra, 1, None))
-    tool.draw_resolution(results, tmp_path / 'a.png')
+            results.append(result(name, f'1x{side}x{side}', ms, extra))
+    tool.draw_resolution(pd.DataFrame(results), tmp_path / 'a.png')
     (axes,) = figures[0].axes
     assert axes.get_xscale() == axes.get_yscale() == 'log'
     assert axes.get_title() == 'torch, 1 thread(s), batch of 1'

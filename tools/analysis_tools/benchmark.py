@@ -22,19 +22,20 @@ resolution into resolution.png, for three or more sizes of images.
 """
 
 import argparse
-import csv
 import re
 import shlex
 import sys
+from collections import Counter
 from copy import deepcopy
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 from matplotlib.figure import Figure
@@ -76,30 +77,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Core ML is not among them, because its files do not run on Linux.
 CPU_RUNTIMES = [name for name, runtime in RUNTIMES.items() if runtime.runs]
 LIBRARIES = ('timm', 'mmpretrain', 'mmdet')
-
-
-class Result(NamedTuple):
-    """One network in one setting.
-
-    ``ratio`` is the time divided by that of the first network in the same round, and
-    ``added`` is the median difference from it in milliseconds.
-    """
-
-    runtime: str
-    threads: int
-    images: str
-    network: str
-    milliseconds: Quartiles
-    ratio: Quartiles
-    added: float
-    per_second: float
-    megabytes: float | None
-
-    @property
-    def pixels(self):
-        """Pixels of one image."""
-        _, height, width = map(int, self.images.split('x'))
-        return height * width
+SETTING = ['runtime', 'threads', 'images', 'network']
 
 
 def options_of(name, args):
@@ -122,26 +100,34 @@ def build_networks(args):
     return networks
 
 
+def require_same(outputs, tolerance):
+    """Require that all networks return what the first does; {name: arrays}."""
+    first = next(iter(outputs))
+    for name, arrays in outputs.items():
+        with named_errors(f'{name} does not compute what {first} does'):
+            require_equal(arrays, outputs[first], tolerance, name)
+
+
 def compute_expected(networks, shape, args):
     """Return the outputs of all networks in torch, {name: arrays}."""
     images, expected = random_images(shape), {}
     for name, network in networks.items():
         with torch.no_grad(), named_errors(f'{name}, images of {shape}'):
             expected[name] = flatten(network(images))
-        if args.equal:
-            first = args.networks[0]
-            with named_errors(f'{name} does not compute what {first} does'):
-                require_equal(expected[name], expected[first], TOLERANCE, name)
+    if args.equal:
+        require_same(expected, TOLERANCE)
     return expected
 
 
-def prepare_inference(networks, expected, shape, runtime, threads, args, folder):
-    """Return {name: runner} and {name: exported file or network's name}."""
-    runners, models = {}, {}
+def prepare(networks, expected, shape, runtime, threads, args, folder):
+    """Return {name: function to time} and {name: exported file or network's name}."""
+    runners, models = {}, {name: name for name in networks}
     for number, (name, network) in enumerate(networks.items()):
-        network, model = apply_options(deepcopy(network), name), None
+        network = apply_options(deepcopy(network), name)
         with named_errors(name):
-            if args.device == 'cuda':
+            if args.train:
+                run = training_step(network, shape, threads, args.device, args.amp)
+            elif args.device == 'cuda':
                 run = build_cuda_runner(
                     network, shape, runtime, expected[name], args.amp
                 )
@@ -150,35 +136,25 @@ def prepare_inference(networks, expected, shape, runtime, threads, args, folder)
                 run, model = build_runner(
                     network, shape, runtime, threads, path, expected[name]
                 )
-        runners[name], models[name] = run, model if isinstance(model, Path) else name
+                models[name] = model if isinstance(model, Path) else name
+        runners[name] = run
+    if args.train and args.equal:
+        # The second loss shows that the first update was equal, too.
+        losses = {name: [np.array([run(), run()])] for name, run in runners.items()}
+        require_same(losses, 5e-2 if args.amp else 1e-3)
     return runners, models
 
 
-def prepare_training(networks, shape, threads, args):
-    """Return the same as :func:`prepare_inference` for training steps."""
-    runners = {}
-    for name, network in networks.items():
-        network = apply_options(deepcopy(network), name)
-        runners[name] = training_step(network, shape, threads, args.device, args.amp)
-    if args.equal:
-        # The second loss shows that the first update was equal, too.
-        losses = {name: np.array([run(), run()]) for name, run in runners.items()}
-        first, tolerance = args.networks[0], 5e-2 if args.amp else 1e-3
-        for name, loss in losses.items():
-            with named_errors(f'{name} does not compute what {first} does'):
-                require_equal([loss], [losses[first]], tolerance, name)
-    return runners, {name: name for name in networks}
-
-
 def measure(networks, expected, shape, runtime, threads, args):
-    """Time all networks in one setting and return a Result for each."""
+    """Time all networks in one setting and return a row of results for each.
+
+    A ratio is the time divided by that of the first network in the same round, and
+    ``added`` is the median difference from it in milliseconds.
+    """
     with TemporaryDirectory() as folder:
-        if args.train:
-            runners, models = prepare_training(networks, shape, threads, args)
-        else:
-            runners, models = prepare_inference(
-                networks, expected, shape, runtime, threads, args, folder
-            )
+        runners, models = prepare(
+            networks, expected, shape, runtime, threads, args, folder
+        )
         seconds = time_interleaved(runners, args.rounds)
         memory = dict.fromkeys(networks)
         if args.memory:
@@ -187,75 +163,96 @@ def measure(networks, expected, shape, runtime, threads, args):
                 options = options_of(name, args)
                 setting = runtime, shape, threads, args.train, options
                 memory[name] = peak_memory(model, *setting) / 1e6
-    first, (batch, _, *sides) = args.networks[0], shape
-    ratios = paired_ratios(seconds, first)
-    return [
-        Result(
-            runtime,
-            threads,
-            'x'.join(map(str, (batch, *sides))),
-            name,
-            quartiles(1e3 * np.array(values)),
-            ratios[name],
-            1e3 * quartiles(np.subtract(values, seconds[first])).median,
-            batch / quartiles(values).median,
-            memory[name],
-        )
-        for name, values in seconds.items()
-    ]
+    first, (batch, _, height, width) = args.networks[0], shape
+    images, ratios = f'{batch}x{height}x{width}', paired_ratios(seconds, first)
+    rows = []
+    for name, values in seconds.items():
+        row = dict(runtime=runtime, threads=threads, images=images, network=name)
+        milliseconds = 1e3 * np.array(values)
+        for what, spread in (
+            ('milliseconds', quartiles(milliseconds)),
+            ('ratio', ratios[name]),
+        ):
+            row |= {f'{what}_{end}': n for end, n in spread._asdict().items()}
+        row['added'] = np.median(milliseconds - 1e3 * np.array(seconds[first]))
+        row['per_second'] = batch / np.median(values)
+        rows.append(row | {'megabytes': memory[name]})
+    return rows
+
+
+def measure_all(args):
+    """Measure all networks in all settings; return the columns of benchmark.csv."""
+    networks, rows, expected = build_networks(args), [], {}
+    settings = list(product(args.images, args.runtime, args.threads))
+    for shape, runtime, threads in progress(settings, 'settings'):
+        if not args.train and shape not in expected:
+            expected = {shape: compute_expected(networks, shape, args)}
+        rows += measure(networks, expected.get(shape), shape, runtime, threads, args)
+    rows.sort(key=lambda row: args.runtime.index(row['runtime']))
+    return pd.DataFrame(rows)
 
 
 def tabulate(results):
     """Return the results as the lines of a Markdown table."""
-    header = ['runtime', 'threads', 'images', 'network', 'ms', 'ratio', 'images/s']
-    with_memory = results[0].megabytes is not None
-    rows = [header + ['peak memory, MB'] * with_memory]
-    for result in results:
-        spreads = result.milliseconds.spread(2), result.ratio.spread(3)
-        rows.append([*result[:4], *spreads, f'{result.per_second:.2f}'])
-        if with_memory:
-            rows[-1].append(f'{result.megabytes:.1f}')
-    return markdown_table(rows, len(rows[0]) - 4)
+    table = results[SETTING].copy()
+    for what, title, digits in (('milliseconds', 'ms', 2), ('ratio', 'ratio', 3)):
+        spreads = results[[f'{what}_{end}' for end in Quartiles._fields]].to_numpy()
+        table[title] = [Quartiles(*spread).spread(digits) for spread in spreads]
+    table['images/s'] = results.per_second.map('{:.2f}'.format)
+    if results.megabytes.notna().all():
+        table['peak memory, MB'] = results.megabytes.map('{:.1f}'.format)
+    return markdown_table([table.columns, *table.to_numpy()], len(table.columns) - 4)
 
 
 def curves_of(results):
     """Return {setting: results} where images have three or more different sizes."""
-    curves = {}
-    for result in results:
-        setting = result.runtime, result.threads, result.images.split('x')[0]
-        curves.setdefault((*setting, result.network), []).append(result)
-    return {
-        setting: curve
-        for setting, curve in curves.items()
-        if len({result.pixels for result in curve}) >= 3
-    }
+    sizes = results.images.str.split('x', expand=True).astype(int)
+    results = results.assign(batch=sizes[0], pixels=sizes[1] * sizes[2])
+    curves = results.groupby(['runtime', 'threads', 'batch', 'network'], sort=False)
+    return {setting: curve for setting, curve in curves if curve.pixels.nunique() >= 3}
 
 
 def growth(results):
     """Fit powers of the number of pixels; return a Markdown table's lines, or none."""
-    header = ['runtime', 'threads', 'batch', 'network', 'exponent of ms', 'of added ms']
-    with_memory = results[0].megabytes is not None
-    rows = [header + ['of memory'] * with_memory]
+    costs = {'milliseconds_median': 'exponent of ms', 'added': 'of added ms'}
+    if results.megabytes.notna().all():
+        costs['megabytes'] = 'of memory'
+    rows = [['runtime', 'threads', 'batch', 'network', *costs.values()]]
     for setting, curve in curves_of(results).items():
-        costs = [[r.milliseconds.median for r in curve], [r.added for r in curve]]
-        if with_memory:
-            costs.append([r.megabytes for r in curve])
-        pixels = [r.pixels for r in curve]
-        exponents = [fit_power(pixels, values)[0] for values in costs]
+        exponents = [fit_power(curve.pixels, curve[cost])[0] for cost in costs]
         rows.append([*setting, *('' if np.isnan(e) else f'{e:.2f}' for e in exponents)])
-    return markdown_table(rows, len(rows[0]) - 4) if len(rows) > 1 else []
+    return markdown_table(rows, len(costs)) if len(rows) > 1 else []
 
 
-def write_csv(results, path):
-    """Write one line for each network in each setting, with plain numbers."""
-    names, spreads = Result._fields, product(Result._fields[4:6], Quartiles._fields)
-    with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        writer.writerow([*names[:4], *map('_'.join, spreads), *names[6:]])
-        for result in results:
-            numbers = [*result.milliseconds, *result.ratio, *result[6:]]
-            cells = ['' if number is None else f'{number:.5g}' for number in numbers]
-            writer.writerow([*result[:4], *cells])
+def write_page(path, args, argv, machine, table, exponents):
+    """Write the tables, with the command and the machine above them."""
+    what = 'a training step' if args.train else 'inference'
+    command = shlex.join(['python', 'tools/analysis_tools/benchmark.py', *argv])
+    first = args.networks[0]
+    lines = [
+        '# Benchmark',
+        '',
+        f'- `{command}`',
+        f'- {what} on {args.device}, {args.rounds} rounds',
+        *(f'- {key}: {value}' for key, value in machine.items()),
+        '',
+        *table,
+        '',
+        f'Milliseconds, and ratio to {first} in the same round: median '
+        '(interquartile range) over the rounds.',
+    ]
+    if args.memory:
+        lines[-1] += (
+            ' Peak memory: the highest memory of the process, weights included, '
+            'without that of Python and the libraries.'
+        )
+    if exponents:
+        note = (
+            'Growth as a power of the number of pixels; *added* is the time beyond '
+            f'that of {first} in the same round:'
+        )
+        lines += ['', note, '', *exponents]
+    path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
 
 
 def read_accuracies():
@@ -292,28 +289,27 @@ def panels(settings, **kwargs):
 
 def draw_accuracy(results, accuracies, path):
     """Draw accuracy over latency, a panel for each setting."""
-    settings = list(dict.fromkeys(result[:3] for result in results))
-    figure, axes = panels(settings, sharey=True)
-    points = [
-        (found, result)
-        for result in results
-        if (found := accuracies.get(split_options(result.network)[0]))
-    ]
-    points.sort(key=lambda point: (point[1][:3], max(point[0].values())))
-    for number, (found, result) in enumerate(points):
-        panel, x = axes[result[:3]], result.milliseconds.median
-        color = '#e07b00' if 'ghostnetv2' in result.network else '#6e6e78'
-        for source, y in found.items():
-            face = color if source == 'paper' else 'white'
-            panel.plot(x, y, 'o', color=color, markerfacecolor=face)
-        # Neighbours lie close, so their names alternate between both sides.
-        offset, side = ((-7, 0), 'right') if number % 2 else ((7, 0), 'left')
-        style = dict(textcoords='offset points', ha=side, va='center', fontsize=7)
-        panel.annotate(result.network, (x, max(found.values())), offset, **style)
-    for panel in axes.values():
+    groups = dict(list(results.groupby(SETTING[:3], sort=False)))
+    figure, axes = panels(groups, sharey=True)
+    for setting, panel in axes.items():
+        points = [
+            (max(found.values()), found, row.network, row.milliseconds_median)
+            for row in groups[setting].itertuples()
+            if (found := accuracies.get(split_options(row.network)[0]))
+        ]
+        points.sort(key=itemgetter(0))
+        for number, (highest, found, name, x) in enumerate(points):
+            color = '#e07b00' if 'ghostnetv2' in name else '#6e6e78'
+            for source, y in found.items():
+                face = color if source == 'paper' else 'white'
+                panel.plot(x, y, 'o', color=color, markerfacecolor=face)
+            # Neighbours lie close, so their names alternate between both sides.
+            offset, side = ((-7, 0), 'right') if number % 2 else ((7, 0), 'left')
+            style = dict(textcoords='offset points', ha=side, va='center', fontsize=7)
+            panel.annotate(name, (x, highest), offset, **style)
         panel.set_xlabel('latency, ms')
         panel.margins(0.4, 0.1)  # makes room for the names
-    first = axes[settings[0]]
+    first = next(iter(axes.values()))
     for face, source in ('black', "the paper's"), ('white', "timm's"):
         label = f'accuracy: {source}'
         first.plot([], [], 'o', color='black', markerfacecolor=face, label=label)
@@ -333,13 +329,12 @@ def draw_resolution(results, path):
     figure, axes = panels(settings)
     for (runtime, threads, batch, name), curve in curves.items():
         panel = axes[runtime, threads, f'batch of {batch}']
-        sides = np.sqrt([result.pixels for result in curve])
-        color = None
+        sides, color = np.sqrt(curve.pixels), None
         for line, label, values in (
-            ('-', name, [result.milliseconds.median for result in curve]),
-            ('--', f'{name}, added', [result.added for result in curve]),
+            ('-', name, curve.milliseconds_median),
+            ('--', f'{name}, added', curve.added),
         ):
-            exponent, factor = fit_power(sides**2, values)
+            exponent, factor = fit_power(curve.pixels, values)
             if np.isnan(exponent):  # the first network adds no time to itself
                 continue
             label = f'{label}: pixels$^{{{exponent:.2f}}}$'
@@ -396,34 +391,33 @@ def parse_args(argv):
     add('--plot', action='store_true', help=text)
     add_out_dir(parser, 'work_dirs/benchmark', 'folder of tables and plots')
     args = parser.parse_args(argv)
-    if len(set(args.networks)) < len(args.networks):
-        parser.error('the same NETWORK is given twice')
-    if args.train and args.runtime != ['torch']:
-        parser.error('--train takes --runtime torch alone')
-    runtimes = CUDA_RUNTIMES if args.device == 'cuda' else CPU_RUNTIMES
-    for runtime in args.runtime:
-        if runtime not in runtimes:
-            allowed = ', '.join(runtimes)
-            parser.error(
-                f'--device {args.device} takes --runtime {allowed}, got {runtime!r}'
-            )
-    if args.device == 'cpu' and args.amp:
-        parser.error('--amp takes --device cuda')
-    if args.device == 'cuda' and args.memory:
-        parser.error('--memory takes --device cpu')
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        parser.error('--device cuda: torch finds no GPU')
     try:
         names = [split_options(name) for name in args.networks]
     except ValueError as error:
         parser.error(str(error))
-    if args.train and any('deploy' in options for _, options in names):
-        parser.error('--train takes no +deploy: folded networks cannot be trained')
+    cuda, torch_alone = args.device == 'cuda', args.runtime == ['torch']
+    folded = any('deploy' in options for _, options in names)
+    runtimes = CUDA_RUNTIMES if cuda else CPU_RUNTIMES
+    other = [runtime for runtime in args.runtime if runtime not in runtimes]
+    allowed = f'--runtime {", ".join(runtimes)}, got {", ".join(map(repr, other))}'
+    for wrong, message in (
+        (len(set(args.networks)) < len(names), 'the same NETWORK is given twice'),
+        (args.train and not torch_alone, '--train takes --runtime torch alone'),
+        (other, f'--device {args.device} takes {allowed}'),
+        (args.amp and not cuda, '--amp takes --device cuda'),
+        (args.memory and cuda, '--memory takes --device cpu'),
+        (cuda and not torch.cuda.is_available(), '--device cuda: torch finds no GPU'),
+        (
+            args.train and folded,
+            '--train takes no +deploy: folded networks cannot be trained',
+        ),
+    ):
+        if wrong:
+            parser.error(message)
     args.accuracies = read_accuracies() if args.plot else {}
     args.plots = ['benchmark.png'] * any(name in args.accuracies for name, _ in names)
     sizes = {(batch, height * width) for batch, _, height, width in args.images}
-    batches = [batch for batch, _ in sizes]
-    if args.plot and any(batches.count(batch) >= 3 for batch in batches):
+    if args.plot and max(Counter(batch for batch, _ in sizes).values()) >= 3:
         args.plots.append('resolution.png')
     if args.plot and not args.plots:
         parser.error(
@@ -440,61 +434,22 @@ def main(argv=None):
             check_runtime(runtime)
     names = ['benchmark.md', 'benchmark.csv', *args.plots]
     require_free([args.out_dir / name for name in names], args.force)
-    with written(args.out_dir / names[0]) as path:
-        text = run(args, argv, path)
-    print(text)
-    print(f'wrote {", ".join(names)} to {args.out_dir}')
 
-
-def run(args, argv, path):
-    """Measure, write all files beside ``path`` and return the tables as text."""
-    machine = describe_machine()
-    networks, results, expected = build_networks(args), [], {}
-    settings = list(product(args.images, args.runtime, args.threads))
-    for shape, runtime, threads in progress(settings, 'settings'):
-        if not args.train and shape not in expected:
-            expected = {shape: compute_expected(networks, shape, args)}
-        results += measure(networks, expected.get(shape), shape, runtime, threads, args)
-    results.sort(key=lambda result: args.runtime.index(result.runtime))
-
-    what = 'a training step' if args.train else 'inference'
-    command = shlex.join(['python', 'tools/analysis_tools/benchmark.py', *argv])
-    machine |= {p: version(p) for p in LIBRARIES if find_spec(p)}
+    machine = describe_machine() | {p: version(p) for p in LIBRARIES if find_spec(p)}
     if args.device == 'cuda':
         machine = {'GPU': torch.cuda.get_device_name()} | machine
-    table, exponents = tabulate(results), growth(results)
-    lines = [
-        '# Benchmark',
-        '',
-        f'- `{command}`',
-        f'- {what} on {args.device}, {args.rounds} rounds',
-        *(f'- {key}: {value}' for key, value in machine.items()),
-        '',
-        *table,
-        '',
-        f'Milliseconds, and ratio to {args.networks[0]} in the same round: median '
-        '(interquartile range) over the rounds.',
-    ]
-    if args.memory:
-        lines[-1] += (
-            ' Peak memory: the highest memory of the process, weights included, '
-            'without that of Python and the libraries.'
-        )
-    if exponents:
-        lines += [
-            '',
-            'Growth as a power of the number of pixels; *added* is the time beyond '
-            f'that of {args.networks[0]} in the same round:',
-            '',
-            *exponents,
-        ]
-    path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
-    write_csv(results, path.with_suffix('.csv'))
-    if 'benchmark.png' in args.plots:
-        draw_accuracy(results, args.accuracies, path.with_name('benchmark.png'))
-    if 'resolution.png' in args.plots:
-        draw_resolution(results, path.with_name('resolution.png'))
-    return '\n'.join([*table, *exponents])
+    results = measure_all(args)
+    with written(args.out_dir / names[0]) as path:
+        table, exponents = tabulate(results), growth(results)
+        write_page(path, args, argv, machine, table, exponents)
+        style = dict(float_format='%.5g', lineterminator='\r\n', index=False)
+        results.to_csv(path.with_suffix('.csv'), **style)
+        if 'benchmark.png' in names:
+            draw_accuracy(results, args.accuracies, path.with_name('benchmark.png'))
+        if 'resolution.png' in names:
+            draw_resolution(results, path.with_name('resolution.png'))
+    print('\n'.join([*table, *exponents]))
+    print(f'wrote {", ".join(names)} to {args.out_dir}')
 
 
 if __name__ == '__main__':

@@ -17,15 +17,15 @@ it. paper_tables.yml lists exceptions with their reasons. The exit status is 1 i
 other cost is wrong, or if an exception is not needed.
 """
 
-import csv
 import re
 import shlex
 import sys
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import pandas as pd
 import torch
 import yaml
 from matplotlib import colormaps
@@ -85,22 +85,35 @@ def deviates(cost: float, paper: float) -> bool:
     return abs(cost / paper - 1) > TOLERANCE and round(cost, digits) != paper
 
 
-def measure_costs(tables: list[dict]) -> list[str]:
-    """Add ``measured`` to each row that has a network; return the wrong costs."""
+def read_rows(numbers) -> list[dict]:
+    """Read the rows of some tables of the paper, each with its table's number."""
+    tables = yaml.safe_load(PAPER.read_text(encoding='utf-8'))
+    return [
+        {'table': table['table'], 'title': table['title'], 'size': 224} | row
+        for table in tables
+        if table['table'] in numbers
+        for row in table['rows']
+    ]
+
+
+def measure_costs(rows: list[dict]) -> list[str]:
+    """Add ``params_measured`` and ``flops_measured``, both in millions, to rows.
+
+    Rows without a network are left as they are. The wrong costs are returned.
+    """
     faults, known = [], {}
-    rows = [(table, row) for table in tables for row in table['rows']]
-    for table, row in progress(rows, 'parameters and FLOPs'):
+    for row in progress(rows, 'parameters and FLOPs'):
         if 'network' not in row:
             continue
-        size = row.get('size', 224)
-        if (key(row), size) not in known:
-            known[key(row), size] = [n / 1e6 for n in count(build(row), size)]
-        row['measured'] = dict(zip(COSTS, known[key(row), size], strict=True))
-        for cost, value in row['measured'].items():
+        network = key(row), row['size']
+        if network not in known:
+            known[network] = [n / 1e6 for n in count(build(row), row['size'])]
+        for cost, value in zip(COSTS, known[network], strict=True):
+            row[f'{cost}_measured'] = value
             excepted = cost in row.get('exceptions', {})
             wrong = cost in row and deviates(value, row[cost])
             if wrong != excepted:
-                where = f'Table {table["table"]}, {row["model"]}'
+                where = f'Table {row["table"]}, {row["model"]}'
                 why = ', which needs no exception' if excepted else ''
                 faults.append(
                     f'{where}: {value:.3f} M {cost}, paper {row.get(cost)} M{why}'
@@ -108,15 +121,9 @@ def measure_costs(tables: list[dict]) -> list[str]:
     return faults
 
 
-def measure_latencies(tables: list[dict], runtimes, threads: int, rounds: int) -> None:
-    """Add ``latency_ms`` and ``ratio``, {runtime: value}, to rows of timed tables."""
-    rows = [
-        row
-        for table in tables
-        if table['table'] in TIMED
-        for row in table['rows']
-        if 'network' in row
-    ]
+def measure_latencies(rows: list[dict], runtimes, threads: int, rounds: int) -> None:
+    """Add ``RUNTIME_ms`` and ``RUNTIME_ratio`` to the rows of timed tables."""
+    rows = [row for row in rows if row['table'] in TIMED and 'network' in row]
     networks = {key(row): row for row in [{'network': REFERENCE}, *rows]}
     for runtime in runtimes:
         with tempfile.TemporaryDirectory() as folder:
@@ -132,115 +139,88 @@ def measure_latencies(tables: list[dict], runtimes, threads: int, rounds: int) -
             times = time_interleaved(runners, rounds)
         ratios = paired_ratios(times, REFERENCE)
         for row in rows:
-            latency = 1e3 * quartiles(times[key(row)]).median
-            row.setdefault('latency_ms', {})[runtime] = latency
-            row.setdefault('ratio', {})[runtime] = ratios[key(row)].median
+            row[f'{runtime}_ms'] = 1e3 * quartiles(times[key(row)]).median
+            row[f'{runtime}_ratio'] = ratios[key(row)].median
 
 
 def show(value, form: str = '') -> str:
     return '' if value is None else format(value, form)
 
 
-def tabulate(table: dict, runtimes) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of a table as strings."""
-    rows = table['rows']
-    header = ['model']
-    for title in COSTS.values():
-        header += [f'{title}: paper', 'measured', 'difference']
-    accuracies = [name for name in ACCURACIES if any(name in row for row in rows)]
-    header += [f'{ACCURACIES[name]}, paper' for name in accuracies]
-    phone = any('latency' in row for row in rows)
-    if phone:
-        header += ['latency, paper', 'to V1, paper']
-    timed = runtimes if table['table'] in TIMED else ()
-    for runtime in timed:
-        header += [f'{runtime}, ms', 'to V1, measured']
-    header.append('network')
-
-    lines = []
-    for row in rows:
-        line = [row['model']]
-        for cost in COSTS:
-            paper, ours = row.get(cost), row.get('measured', {}).get(cost)
-            difference = show(ours / paper - 1, '+.1%') if paper and ours else ''
-            if cost in row.get('exceptions', {}):
-                difference += f' ({row["exceptions"][cost]})'
-            line += [show(paper), show(ours, '.3f'), difference]
-        line += [show(row.get(name)) for name in accuracies]
-        if phone:
-            line += [f'{row["latency"]} ms', f'{row["latency"] / REFERENCE_MS:.2f}']
-        for runtime in timed:
-            line += [
-                show(row.get(name, {}).get(runtime), '.2f')
-                for name in ('latency_ms', 'ratio')
-            ]
-        line.append(row.get('config') or row.get('network', 'cited'))
-        lines.append(line)
-    return header, lines
+def cells(row: dict, names: set[str], runtimes) -> Iterator[tuple[str, str]]:
+    """Yield the title and the text of each cell; ``names`` are its table's keys."""
+    yield 'model', row['model']
+    for cost, title in COSTS.items():
+        paper, ours = row.get(cost), row.get(f'{cost}_measured')
+        difference = show(ours / paper - 1, '+.1%') if paper and ours else ''
+        if cost in row.get('exceptions', {}):
+            difference += f' ({row["exceptions"][cost]})'
+        yield f'{title}: paper', show(paper)
+        yield 'measured', show(ours, '.3f')
+        yield 'difference', difference
+    for name, title in ACCURACIES.items():
+        if name in names:
+            yield f'{title}, paper', show(row.get(name))
+    if 'latency' in names:
+        yield 'latency, paper', f'{row["latency"]} ms'
+        yield 'to V1, paper', f'{row["latency"] / REFERENCE_MS:.2f}'
+    for runtime in runtimes if row['table'] in TIMED else ():
+        yield f'{runtime}, ms', show(row.get(f'{runtime}_ms'), '.2f')
+        yield 'to V1, measured', show(row.get(f'{runtime}_ratio'), '.2f')
+    yield 'network', row.get('config') or row.get('network', 'cited')
 
 
-def to_markdown(tables, runtimes) -> str:
+def to_markdown(rows: list[dict], runtimes) -> str:
     text = ''
-    for table in tables:
-        header, lines = tabulate(table, runtimes)
-        text += f'\n## Table {table["table"]}: {table["title"]}\n\n'
+    for number in dict.fromkeys(row['table'] for row in rows):
+        members = [row for row in rows if row['table'] == number]
+        names, lines = set().union(*members), []
+        for row in members:
+            header, line = zip(*cells(row, names, runtimes), strict=True)
+            lines.append(line)
+        text += f'\n## Table {number}: {row["title"]}\n\n'
         text += '\n'.join(markdown_table([header, *lines])) + '\n'
     return text
 
 
-def write_csv(path: Path, tables, runtimes) -> None:
+def write_csv(path: Path, rows: list[dict], runtimes) -> None:
     """Write all tables into one file, with plain numbers."""
-    names = [*COSTS, *ACCURACIES, 'latency']
-    header = ['table', 'model', 'network', 'config', 'size']
-    header += [f'{name}_paper' for name in names]
-    header += [f'{name}_measured' for name in COSTS]
-    header += [f'{runtime}_{what}' for runtime in runtimes for what in ('ms', 'ratio')]
-    with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, header)
-        writer.writeheader()
-        for table in tables:
-            for row in table['rows']:
-                line = {'table': table['table'], 'size': row.get('size', 224)}
-                line |= {k: row.get(k) for k in ('model', 'network', 'config')}
-                line |= {f'{name}_paper': row.get(name) for name in names}
-                for name, value in row.get('measured', {}).items():
-                    line[f'{name}_measured'] = f'{value:.4f}'
-                for runtime, value in row.get('latency_ms', {}).items():
-                    line[f'{runtime}_ms'] = f'{value:.3f}'
-                    line[f'{runtime}_ratio'] = f'{row["ratio"][runtime]:.4f}'
-                writer.writerow(line)
+    paper = [*COSTS, *ACCURACIES, 'latency']
+    measured = [f'{name}_measured' for name in COSTS]
+    measured += [f'{name}_{what}' for name in runtimes for what in ('ms', 'ratio')]
+    columns = ['table', 'model', 'network', 'config', 'size', *paper, *measured]
+    # The type object leaves the paper's numbers as they are printed there.
+    table = pd.DataFrame(rows, columns=columns, dtype=object)
+    table[measured] = table[measured].astype(float)
+    table = table.rename(columns={name: f'{name}_paper' for name in paper})
+    table.to_csv(path, float_format='%.4f', lineterminator='\r\n', index=False)
 
 
-def plot_accuracy(path: Path, rows: list[dict], runtime: str | None) -> None:
+def plot_accuracy(path: Path, rows: list[dict], runtimes) -> None:
     """Draw Figure 1 and, with latencies, Figure 2 from the rows of Table 2."""
-    panels = [('FLOPs, M', lambda row: row['measured']['flops'])]
-    if runtime:
-        latency = f'latency, ms ({runtime})'
-        panels.append((latency, lambda row: row['latency_ms'][runtime]))
+    table = pd.DataFrame(row for row in rows if row['table'] == 2)
+    cited = table[table.network.isna()].sort_values('top1', kind='stable')
+    measured = table.dropna(subset='network')
+    families = measured.groupby(measured.model.str.split().str[0], sort=False)
+    panels = [('FLOPs, M', 'flops_measured')]
+    panels += [(f'latency, ms ({name})', f'{name}_ms') for name in runtimes[:1]]
     figure = Figure((1 + 6 * len(panels), 5.5), layout='constrained')
-    families, cited = {}, []
-    for row in rows:
-        if 'network' in row:
-            families.setdefault(row['model'].split()[0], []).append(row)
-        else:
-            cited.append(row)
     for i, (title, x) in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), i)
         axes.set_prop_cycle(color=colormaps['tab20'].colors[::2] + ((0, 0, 0),))
-        for family, members in families.items():
+        for family, members in families:
             own = family.startswith('GhostNet')
             style = dict(linewidth=2.5, zorder=3) if own else dict(linewidth=1)
-            points = [x(row) for row in members], [row['top1'] for row in members]
-            axes.plot(*points, 'o-', label=family, **style)
+            axes.plot(members[x], members.top1, 'o-', label=family, **style)
         if i == 1:
-            points = [[row[k] for row in cited] for k in ('flops', 'top1')]
-            axes.scatter(*points, marker='x', color='grey', label='cited')
-            for side, row in enumerate(sorted(cited, key=lambda row: row['top1'])):
+            style = dict(marker='x', color='grey', label='cited')
+            axes.scatter(cited.flops, cited.top1, **style)
+            for side, row in enumerate(cited.itertuples()):
                 # Neighbours lie close, so their names alternate between both sides.
                 offset, align = ((5, -3), 'left') if side % 2 else ((-5, -3), 'right')
                 style = dict(textcoords='offset points', fontsize=7, color='grey')
-                place = row['flops'], row['top1']
-                axes.annotate(row['model'], place, offset, ha=align, **style)
+                place = row.flops, row.top1
+                axes.annotate(row.model, place, offset, ha=align, **style)
         axes.set(xlabel=title, ylabel='ImageNet top-1, % (paper)')
         axes.set_title(f'Figure {i}')
         axes.grid(alpha=0.3)
@@ -269,40 +249,31 @@ def main(argv=None) -> int:
     names += ['accuracy.png'] * (2 in args.tables)
     if args.out_dir:
         require_free([args.out_dir / name for name in names], args.force)
-    with written(args.out_dir / names[0]) if args.out_dir else nullcontext() as path:
-        text, faults = run(args, argv, path)
+
+    rows = read_rows(args.tables)
+    faults = measure_costs(rows)
+    note = f'Written by `paper_tables.py {shlex.join(argv)}`.'
+    if args.runtime:
+        measure_latencies(rows, args.runtime, args.threads, args.rounds)
+        machine = ', '.join(' '.join(item) for item in describe_machine().items())
+        note += (
+            f' Latencies are medians of {args.rounds} interleaved runs of one image, '
+            f'{args.threads} thread(s); ratios are medians over the runs. Machine: '
+            f'{machine}'
+        )
+    text = to_markdown(rows, args.runtime)
     print(text)
     if args.out_dir:
+        with written(args.out_dir / names[0]) as path:
+            page = f'# The tables of the paper\n\n{note}\n{text}'
+            path.write_text(page, encoding='utf-8')
+            write_csv(path.with_suffix('.csv'), rows, args.runtime)
+            if 2 in args.tables:
+                plot_accuracy(path.with_name(names[2]), rows, args.runtime)
         print(f'wrote {", ".join(names)} to {args.out_dir}')
     for fault in faults:
         print(f'error: {fault}', file=sys.stderr)
     return 1 if faults else 0
-
-
-def run(args, argv, path: Path | None = None) -> tuple[str, list[str]]:
-    """Measure, write all files beside ``path``, return tables and wrong costs."""
-    tables = yaml.safe_load(PAPER.read_text(encoding='utf-8'))
-    tables = [table for table in tables if table['table'] in args.tables]
-    faults = measure_costs(tables)
-    note = f'Written by `paper_tables.py {shlex.join(argv)}`.'
-    if args.runtime:
-        measure_latencies(tables, args.runtime, args.threads, args.rounds)
-        note += (
-            f' Latencies are medians of {args.rounds} interleaved runs of one image, '
-            f'{args.threads} thread(s); ratios are medians over the runs. Machine: '
-            + ', '.join(' '.join(item) for item in describe_machine().items())
-        )
-    text = to_markdown(tables, args.runtime)
-    if path:
-        path.write_text(
-            f'# The tables of the paper\n\n{note}\n{text}', encoding='utf-8'
-        )
-        write_csv(path.with_suffix('.csv'), tables, args.runtime)
-        for table in tables:
-            if table['table'] == 2:
-                runtime = args.runtime[0] if args.runtime else None
-                plot_accuracy(path.with_name('accuracy.png'), table['rows'], runtime)
-    return text, faults
 
 
 if __name__ == '__main__':

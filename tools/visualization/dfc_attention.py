@@ -84,14 +84,14 @@ def select(inputs, model, blocks):
         return named
     chosen = set()
     for block in blocks or (names[0], names[len(names) // 2], names[-1]):
-        found = [name for name in names if f'{name}.'.startswith(f'{block}.')]
+        found = {name for name in names if f'{name}.'.startswith(f'{block}.')}
         if not found:
             known = {short_name(path) for path, _ in model.named_modules()}
             wrong = 'no DFC attention in' if block in known else 'no such'
             raise ValueError(
                 f'{wrong} block {block}; blocks with it: {", ".join(names)}'
             )
-        chosen.update(found)
+        chosen |= found
     return {name: named[name] for name in names if name in chosen}
 
 
@@ -105,11 +105,11 @@ def locate(text, width, height):
         value = float(number)
         if '.' in number:  # the very end of a side is its last pixel
             value = side - 1 if value == 1 else value * side
+        if value >= side:
+            raise ValueError(
+                f'position {text} is outside the picture, {width} x {height} pixels'
+            )
         pixel.append(int(value))
-    if pixel[0] >= width or pixel[1] >= height:
-        raise ValueError(
-            f'position {text} is outside the picture, {width} x {height} pixels'
-        )
     return tuple(pixel)
 
 
@@ -127,9 +127,8 @@ def compute(attention, features, images, pixel, channel=None):
     channels = attention[4].out_channels
     if channel is not None and channel >= channels:
         raise ValueError(f'channel {channel} is not one of 0 to {channels - 1}')
-    vertical, horizontal, product = decoupled_attention(
-        attention, size, position, channel
-    )
+    weights = decoupled_attention(attention, size, position, channel)
+    vertical, horizontal, product = weights
     gate = attention.gate(features)[0]
     maps = dict(
         gate=gate.mean(0) if channel is None else gate[channel],
@@ -157,15 +156,6 @@ def relative(weights):
     return np.ma.log2(weights / weights.mean())
 
 
-def window(product, width, height):
-    """Return left, right, bottom, top of all weights and a margin of one, in pixels."""
-    bounds = []
-    for axis, cell in ((0, width), (1, height)):
-        places = np.flatnonzero(product.any(axis))
-        bounds += [(places[0] - 1) * cell, (places[-1] + 2) * cell]
-    return bounds[0], bounds[1], bounds[3], bounds[2]
-
-
 def draw_row(axes, maps, pixel, picture, size, norm):
     """Draw the panels of one block and position; ``size`` is that of the input."""
     panels = dict(zip(TITLES, axes, strict=True))
@@ -176,7 +166,10 @@ def draw_row(axes, maps, pixel, picture, size, norm):
     down = min(2 * height / maps['full'].shape[0], height / rows)
     across = min(2 * width / maps['full'].shape[1], width / columns)
     half = (0, columns * across, rows * down, 0)
-    left, right, bottom, top = window(maps['product'], across, down)
+    # The window is that of all weights and a margin of one position.
+    y, x = maps['product'].nonzero()
+    left, right = (x.min() - 1) * across, (x.max() + 2) * across
+    top, bottom = (y.min() - 1) * down, (y.max() + 2) * down
     for name in ('vertical', 'horizontal', 'product', 'full'):
         extent = whole if name == 'full' else half
         panels[name].imshow(relative(maps[name]), 'RdBu_r', norm, extent=extent)
@@ -192,8 +185,8 @@ def draw_row(axes, maps, pixel, picture, size, norm):
     panels['image'].imshow(image, 'magma', norm=PowerNorm(0.5, 0), extent=whole)
     panels['image'].set_xlabel('square root scale from 0')
     for name, colour in (('gate', 'black'), ('image', 'white')):
-        frame = Rectangle((left, top), right - left, bottom - top, fill=False)
-        frame.set_edgecolor(colour)
+        sides = right - left, bottom - top
+        frame = Rectangle((left, top), *sides, fill=False, edgecolor=colour)
         panels[name].add_patch(frame)
         panels[name].set(xlim=(0, bottom_right[0]), ylim=(bottom_right[1], 0))
     for name, panel in panels.items():
