@@ -48,13 +48,13 @@ from PIL import Image
 
 from mmghostnetv2.arguments import run_tool
 from mmghostnetv2.digits import (
+    draw_digit,
     draw_paper,
     finish,
     lay_ink,
     load_sources,
     make_set,
     render_digit,
-    tidy_when_stopped,
 )
 from mmghostnetv2.output import progress
 
@@ -158,9 +158,7 @@ def write_single(root, split, size, seed, index, copy):
     rng = np.random.default_rng([seed, 3, index, copy])
     sources, labels = load_sources()
     canvas = draw_paper(size, rng)
-    edge, ink = render_digit(sources[index], size * rng.uniform(0.5, 0.75), rng)
-    y, x = (round((size - side) * rng.uniform(0.3, 0.7)) for side in ink.shape)
-    lay_ink(canvas[y : y + ink.shape[0], x : x + ink.shape[1]], ink, rng)
+    draw_digit(canvas, sources[index], (0.5, 0.75), (0.3, 0.7), rng)
     folder = root / 'classification' / split / str(labels[index])
     finish(canvas, rng).save(folder / f'{index:04d}_{copy}.png')
 
@@ -209,5 +207,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    tidy_when_stopped()
     run_tool(main)
