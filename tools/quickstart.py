@@ -24,8 +24,8 @@ from mmghostnetv2.output import require_same_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA, SHORT_DATA = 'data/digits', 'data/digits_short'
-# The classifier is also the pre-training of the other tasks. `folder` is a task's part of
-# the data, `short` what --short changes in the config. `metrics` are those that the
+# The classifier is also the pre-training of the other tasks. `folder` is a task's part
+# of the data, `short` what --short changes in the config. `metrics` are those that the
 # library's test logs, each with the name to print and the value that `make quickstart`
 # must reach on the held-out pictures.
 TASKS = {
