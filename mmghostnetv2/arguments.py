@@ -57,17 +57,19 @@ def at_least(low: int) -> Callable[[str], int]:
 positive_int = at_least(1)
 
 
-def add_integers(
-    parser: argparse.ArgumentParser, options: Mapping[str, tuple[int, int, str]]
-) -> None:
+Integers = Mapping[str, tuple[int | None, int, str]]
+
+
+def add_integers(parser: argparse.ArgumentParser, options: Integers) -> None:
     """Add options that take a whole number: {name: (default, smallest value, help)}."""
     for name, (default, low, text) in options.items():
+        text = f'{text}, at least {low}'
         parser.add_argument(
             f'--{name.replace("_", "-")}',
             type=at_least(low),
             default=default,
             metavar='N',
-            help=f'{text}, at least {low} (default: {default})',
+            help=text if default is None else f'{text} (default: {default})',
         )
 
 
@@ -112,8 +114,9 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def add_runner(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of mmengine's Runner that :func:`runner_config` reads."""
+def add_runner(parser: argparse.ArgumentParser, checkpoint: str | None) -> None:
+    """Add the arguments that :func:`runner_config` reads, with :func:`add_config`'s."""
+    add_config(parser, checkpoint)
     add = parser.add_argument
     add('--work-dir', metavar='DIR', help='folder of logs, metrics and checkpoints')
     add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')

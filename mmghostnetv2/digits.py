@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .arguments import add_integers, add_out_dir, make_parser
+from .arguments import Integers, add_integers, add_out_dir, make_parser
 from .output import written
 
 MANIFEST = 'digits.json'
@@ -157,7 +157,7 @@ def make_set(
     argv: Sequence[str] | None,
     doc: str,
     out_dir: str,
-    options: Mapping[str, tuple[int, int, str]],
+    options: Integers,
     generator: Mapping[str, object],
     parts: Sequence[str],
     draw_split: Callable,
@@ -168,8 +168,8 @@ def make_set(
         argv (Sequence[str], optional): Arguments; those of the process by default.
         doc (str): Docstring of the tool.
         out_dir (str): Folder of the set by default.
-        options (Mapping[str, tuple[int, int, str]]): As in :func:`add_integers`. All
-            but ``workers`` determine the set.
+        options (Integers): As in :func:`add_integers`. All but ``workers`` determine
+            the set.
         generator (Mapping[str, object]): 'name' and 'version' of the tool. The version
             must change when the same seed draws different pictures.
         parts (Sequence[str]): Names of the folders in the set.

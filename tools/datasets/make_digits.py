@@ -96,15 +96,13 @@ def find_place(edge, seg, boxed, rng):
 
 def annotate(mask, label, source):
     """Return COCO's annotation of a boolean (h, w) mask, without its two ids."""
-    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x, y = int(cols[0]), int(rows[0])
-    flat = mask.ravel(order='F')
-    cuts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    left, top, right, bottom = Image.fromarray(mask).getbbox()
     # The first run counts zeros; its length is 0 if the first pixel is set.
-    counts = [0] * bool(flat[0]) + np.diff([0, *cuts, flat.size]).tolist()
+    cuts = np.flatnonzero(np.diff(mask.ravel(order='F'), prepend=False))
+    counts = np.diff([0, *cuts, mask.size]).tolist()
     return {
         'category_id': 1 + int(label),
-        'bbox': [x, y, int(cols[-1]) - x + 1, int(rows[-1]) - y + 1],
+        'bbox': [left, top, right - left, bottom - top],
         'area': int(mask.sum()),
         'iscrowd': 0,
         'segmentation': {'size': list(mask.shape), 'counts': counts},

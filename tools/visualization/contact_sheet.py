@@ -23,13 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools.mask import iou
 
-from mmghostnetv2.arguments import (
-    add_integers,
-    add_out,
-    at_least,
-    make_parser,
-    run_tool,
-)
+from mmghostnetv2.arguments import add_integers, add_out, make_parser, run_tool
 from mmghostnetv2.output import require_free, written
 
 TRUTH, PREDICTION = (30, 110, 255), (255, 150, 0)
@@ -184,14 +178,13 @@ def main(argv=None):
         'num': (12, 1, 'number of images'),
         'columns': (4, 1, 'images beside each other'),
         'cell': (320, 64, 'longer side of an image in pixels'),
+        'seed': (None, 0, 'choose images at random (default: evenly spaced by name)'),
     }
     add_integers(parser, options)
     text = 'lowest score of a prediction (default: 0.3)'
     add('--score-thr', type=float, default=0.3, metavar='X', help=text)
     text = 'lowest IoU of a match (default: 0.5)'
     add('--iou-thr', type=float, default=0.5, metavar='X', help=text)
-    text = 'choose images at random (default: evenly spaced by name)'
-    add('--seed', type=at_least(0), metavar='N', help=text)
     args = parser.parse_args(argv)
     require_free([args.out], args.force)
 
