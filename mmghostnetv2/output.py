@@ -51,7 +51,8 @@ def written(out: Path) -> Iterator[Path]:
     """
     target = out.parent
     made = [folder for folder in (target, *target.parents) if not folder.exists()]
-    default = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # By default SIGTERM ends the process at once, and the temporary files remain.
+    previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         target.mkdir(parents=True, exist_ok=True)
         # In the target's own folder, so that moving a file is renaming it.
@@ -68,7 +69,7 @@ def written(out: Path) -> Iterator[Path]:
                 folder.rmdir()
         raise
     finally:
-        signal.signal(signal.SIGTERM, default)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def require_same_config(work_dir: Path, config: Config) -> None:
