@@ -77,11 +77,12 @@ def folder(tmp_path_factory):
 
 
 def run(tool, *args, cwd, fails=False):
-    # the module of custom_imports lies in the working directory
+    # the module of custom_imports is in the working directory, the package beside tools
+    path = f'{cwd}{os.pathsep}{TOOLS.parent}'
     done = subprocess.run(
         [sys.executable, TOOLS / tool, *map(str, args)],
         cwd=cwd,
-        env=dict(os.environ, PYTHONPATH=str(cwd)),
+        env=dict(os.environ, PYTHONPATH=path),
         text=True,
         capture_output=True,
     )
