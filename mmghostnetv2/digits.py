@@ -192,8 +192,9 @@ def make_set(
         return None
     splits = split_sources(load_sources()[1], args.seed)
     # Ctrl-C reaches all processes, and only the first one shall report it.
-    ignore = dict(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-    with written(out) as root, ProcessPoolExecutor(args.workers, **ignore) as pool:
+    ignore = signal.SIGINT, signal.SIG_IGN
+    pool = ProcessPoolExecutor(args.workers, initializer=signal.signal, initargs=ignore)
+    with written(out) as root, pool:
         for split, indices in splits.items():
             draw_split(root, split, indices, args, pool)
         (root / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
