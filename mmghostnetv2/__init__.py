@@ -18,8 +18,7 @@ MINIMUM_VERSIONS = {'torch': '2.6.0', 'mmengine': '0.10.4', 'mmcv': '2.0.0'}
 
 
 def _release(version: str) -> tuple[int, ...]:
-    numbers = re.findall(r'\d+', re.split(r'[^\d.]', version)[0])
-    return tuple(map(int, numbers))
+    return tuple(map(int, re.findall(r'\d+', version)[:3]))
 
 
 def _check_dependencies() -> None:

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,23 +57,36 @@ def at_least(low: int) -> Callable[[str], int]:
 positive_int = at_least(1)
 
 
+Integers = Mapping[str, tuple[int | None, int, str]]
+
+
+def add_integers(parser: argparse.ArgumentParser, options: Integers) -> None:
+    """Add options that take a whole number: {name: (default, smallest value, help)}."""
+    for name, (default, low, text) in options.items():
+        text = f'{text}, at least {low}'
+        parser.add_argument(
+            f'--{name.replace("_", "-")}',
+            type=at_least(low),
+            default=default,
+            metavar='N',
+            help=text if default is None else f'{text} (default: {default})',
+        )
+
+
 def add_config(parser: argparse.ArgumentParser, checkpoint: str | None = '?') -> None:
     """Add the positional ``CONFIG [CHECKPOINT]`` and ``--cfg-options``.
 
     ``checkpoint`` is '?' for an optional checkpoint, '1' for a required one, and None
     for a tool that takes no checkpoint.
     """
-    parser.add_argument(
-        'config', metavar='CONFIG', help='config file, or the name of one of ours'
-    )
-    if checkpoint is not None:
-        parser.add_argument(
-            'checkpoint',
-            metavar='CHECKPOINT',
-            nargs='?' if checkpoint == '?' else None,
-            help='file or URL of the weights'
-            + ('; without it they are random' if checkpoint == '?' else ''),
-        )
+    add = parser.add_argument
+    add('config', metavar='CONFIG', help='config file, or the name of one of ours')
+    text = 'file or URL of the weights'
+    if checkpoint == '?':
+        text = f'{text}; without it they are random'
+        add('checkpoint', metavar='CHECKPOINT', nargs='?', help=text)
+    elif checkpoint == '1':
+        add('checkpoint', metavar='CHECKPOINT', help=text)
     add_cfg_options(parser)
 
 
@@ -101,8 +114,9 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def add_runner(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of mmengine's Runner that :func:`runner_config` reads."""
+def add_runner(parser: argparse.ArgumentParser, checkpoint: str | None) -> None:
+    """Add the arguments that :func:`runner_config` reads, with :func:`add_config`'s."""
+    add_config(parser, checkpoint)
     add = parser.add_argument
     add('--work-dir', metavar='DIR', help='folder of logs, metrics and checkpoints')
     add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')

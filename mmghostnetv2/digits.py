@@ -1,25 +1,21 @@
 """Handwritten digits drawn on paper, from which the tools make data sets.
 
-The ink is real: the 1797 handwritten digits (8x8 pixels) that come with scikit-learn,
-the test part of the UCI set "Optical Recognition of Handwritten Digits" (E. Alpaydin
-and C. Kaynak, 1998, CC BY 4.0). Size, slant, colours, paper and noise are random.
+The docstring of tools/datasets/make_digits.py tells where the digits come from.
 """
 
 import argparse
 import json
 import signal
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from .arguments import add_out_dir, at_least, make_parser
+from .arguments import Integers, add_integers, add_out_dir, make_parser
+from .output import written
 
 MANIFEST = 'digits.json'
 VAL_SHARE = 0.2  # of each class's source digits
@@ -33,10 +29,9 @@ def load_sources() -> tuple[np.ndarray, np.ndarray]:
     """Return all source digits (1797, 8, 8) as 0..1 and their labels (1797,)."""
     try:
         from sklearn.datasets import load_digits
-    except ImportError:
-        raise ImportError(
-            'the digits come with scikit-learn: pip install scikit-learn'
-        ) from None
+    except ImportError as error:
+        message = 'the digits come with scikit-learn: pip install scikit-learn'
+        raise ImportError(message) from error
     bundle = load_digits()
     return (bundle.images / 16).astype(np.float32), bundle.target
 
@@ -106,65 +101,63 @@ def lay_ink(canvas: np.ndarray, ink: np.ndarray, rng: np.random.Generator) -> No
     canvas += ink[..., None] * (colour - canvas)
 
 
+def draw_digit(
+    canvas: np.ndarray,
+    source: np.ndarray,
+    sizes: tuple[float, float],
+    places: tuple[float, float],
+    rng: np.random.Generator,
+) -> None:
+    """Draw one source digit at a random place of a square canvas (size, size, 3).
+
+    Its height is within ``sizes``, as a share of the canvas. Of the free space, a share
+    within ``places`` is above it, and another one is left of it.
+    """
+    size = len(canvas)
+    _, ink = render_digit(source, size * rng.uniform(*sizes), rng)
+    y, x = (round((size - side) * rng.uniform(*places)) for side in ink.shape)
+    lay_ink(canvas[y : y + ink.shape[0], x : x + ink.shape[1]], ink, rng)
+
+
 def finish(canvas: np.ndarray, rng: np.random.Generator) -> Image.Image:
     """Add fine noise and turn (h, w, 3) floats into a Pillow image."""
     noise = rng.standard_normal(canvas.shape[:2], np.float32) * rng.uniform(1.5, 7)
     return Image.fromarray(np.clip(canvas + noise[..., None], 0, 255).astype(np.uint8))
 
 
-def check_target(
-    out: Path, manifest: Mapping, parts: Sequence[str], force: bool
-) -> bool:
+def is_made(out: Path, manifest: Mapping, parts: Sequence[str], force: bool) -> bool:
     """Tell whether a folder holds the set already.
 
     Raises:
         FileExistsError: The folder holds files that the tool did not make, or another
             set and ``force`` is false.
     """
-    if not out.exists():
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    if not names:
         return False
-    names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-    parameters = manifest['parameters']
     try:
         found = json.loads((out / MANIFEST).read_text())
         made_with = found['parameters']
-        ours = found['generator'] == manifest['generator']
-        ours = ours and names <= {*parts, MANIFEST}
+        is_ours = found['generator'] == manifest['generator']
     except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if names and not ours:
+        is_ours = False
+    if not is_ours or names - {*parts, MANIFEST}:
         raise FileExistsError(
             f'{out} holds what this tool did not make: {sorted(names)[:5]}'
         )
-    if names and made_with != parameters and not force:
+    if made_with != manifest['parameters'] and not force:
         raise FileExistsError(
             f'{out} exists and holds another set, made with {made_with}, not '
-            f'{parameters}: --force replaces it'
+            f'{manifest["parameters"]}: --force replaces it'
         )
-    return bool(names) and not force
-
-
-@contextmanager
-def new_set(out: Path, manifest: Mapping) -> Iterator[Path]:
-    """Yield a hidden folder beside ``out`` that replaces it when the set is complete.
-
-    An interrupted run leaves nothing behind and ``out`` as it was.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as hidden:
-        root = Path(hidden) / 'new'
-        yield root
-        (root / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
-        if out.exists():
-            out.rename(Path(hidden) / 'old')
-        root.rename(out)
+    return not force
 
 
 def make_set(
     argv: Sequence[str] | None,
     doc: str,
     out_dir: str,
-    options: Mapping[str, tuple[int, int, str]],
+    options: Integers,
     generator: Mapping[str, object],
     parts: Sequence[str],
     draw_split: Callable,
@@ -175,8 +168,8 @@ def make_set(
         argv (Sequence[str], optional): Arguments; those of the process by default.
         doc (str): Docstring of the tool.
         out_dir (str): Folder of the set by default.
-        options (Mapping[str, tuple[int, int, str]]): Default, smallest value and help
-            of each option. All but ``workers`` determine the set.
+        options (Integers): As in :func:`add_integers`. All but ``workers`` determine
+            the set.
         generator (Mapping[str, object]): 'name' and 'version' of the tool. The version
             must change when the same seed draws different pictures.
         parts (Sequence[str]): Names of the folders in the set.
@@ -188,30 +181,21 @@ def make_set(
     """
     parser = make_parser(doc)
     add_out_dir(parser, out_dir, 'folder of the set')
-    for name, (default, low, text) in options.items():
-        parser.add_argument(
-            f'--{name.replace("_", "-")}',
-            type=at_least(low),
-            default=default,
-            metavar='N',
-            help=f'{text}, at least {low} (default: {default})',
-        )
+    add_integers(parser, options)
     args = parser.parse_args(argv)
     made_with = {key: getattr(args, key) for key in options if key != 'workers'}
     parameters = {'version': generator['version'], **made_with}
     manifest = {'generator': generator['name'], 'parameters': parameters}
     out = args.out_dir.resolve()
-    if check_target(out, manifest, parts, args.force):
+    if is_made(out, manifest, parts, args.force):
         print(f'{args.out_dir} is there already, made with the same parameters')
         return None
     splits = split_sources(load_sources()[1], args.seed)
-    with new_set(out, manifest) as root, ProcessPoolExecutor(args.workers) as pool:
+    # Ctrl-C reaches all processes, and only the first one shall report it.
+    ignore = signal.SIGINT, signal.SIG_IGN
+    pool = ProcessPoolExecutor(args.workers, initializer=signal.signal, initargs=ignore)
+    with written(out) as root, pool:
         for split, indices in splits.items():
             draw_split(root, split, indices, args, pool)
+        (root / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
     return args
-
-
-def tidy_when_stopped() -> None:
-    """Let SIGINT and SIGTERM end the process as sys.exit does, without a traceback."""
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, lambda number, _: sys.exit(128 + number))

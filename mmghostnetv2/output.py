@@ -1,6 +1,7 @@
 """Output of the tools: files that appear only when complete, tables, and progress."""
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,28 +40,36 @@ def require_free(paths: Iterable[Path], force: bool) -> None:
 
 @contextmanager
 def written(out: Path) -> Iterator[Path]:
-    """Yield a temporary path for ``out``, and move all files there when it is complete.
+    """Yield a temporary path for ``out``, a file or a folder, and move it at the end.
 
-    Files that are written beside the temporary path move with it. After an error,
-    nothing is moved. The folder of ``out`` is created if it is missing.
+    Files that are written beside the temporary path move with it. A folder replaces an
+    existing one. After an error, Ctrl-C or SIGTERM, nothing is moved and nothing
+    temporary is left. The parent folder of ``out`` is created if it is missing.
 
     Raises:
-        OSError: The folder cannot be created or written to.
+        OSError: The parent folder cannot be created or written to.
     """
     target = out.parent
     made = [folder for folder in (target, *target.parents) if not folder.exists()]
+    # By default SIGTERM ends the process at once, and the temporary files remain.
+    previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         target.mkdir(parents=True, exist_ok=True)
         # In the target's own folder, so that moving a file is renaming it.
         with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=target) as name:
             yield Path(name, out.name)
             for path in sorted(Path(name).iterdir()):
-                os.replace(path, target / path.name)
+                old = target / path.name
+                if path.is_dir() and old.exists():
+                    old.rename(path.with_name('.replaced'))
+                path.replace(old)
     except BaseException:
         for folder in made:
             with suppress(OSError):  # it was not made, or is in use
                 folder.rmdir()
         raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def require_same_config(work_dir: Path, config: Config) -> None:

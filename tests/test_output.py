@@ -1,5 +1,9 @@
 """mmghostnetv2.output: files, tables, progress, and configs of trainings."""
 
+import os
+import signal
+import time
+
 import pytest
 from mmengine.config import Config
 
@@ -33,6 +37,25 @@ def test_a_failure_leaves_no_file_and_no_folder(tmp_path, error):
             raise error
     assert [p.name for p in tmp_path.iterdir()] == ['a.txt']
     assert (tmp_path / 'a.txt').read_text() == 'old'
+
+
+def test_a_terminated_tool_leaves_no_file_and_no_folder(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as info, written(tmp_path / 'new' / 'a.txt') as path:
+        path.write_text('half')
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)  # the handler ends it
+    assert info.value.code == 143
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_folder_is_replaced(tmp_path):
+    for content in ('old', 'new'):
+        with written(tmp_path / 'set') as path:
+            path.mkdir()
+            (path / f'{content}.txt').touch()
+    assert [p.name for p in tmp_path.rglob('*')] == ['set', 'new.txt']
 
 
 def test_what_cannot_be_written_is_refused(tmp_path):

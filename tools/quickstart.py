@@ -24,11 +24,10 @@ from mmghostnetv2.output import require_same_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA, SHORT_DATA = 'data/digits', 'data/digits_short'
-# For each task: its library, its config, its part of the data, what --short changes in
-# the config, and the metrics that the library's test logs, each with the name to print
-# and the value that `make quickstart` must reach on the held-out pictures; then the
-# config to go on with.
-# The classifier is also the pre-training of the other tasks.
+# The classifier is also the pre-training of the other tasks. `folder` is a task's part
+# of the data, `short` what --short changes in the config. `metrics` are those that the
+# library's test logs, each with the name to print and the value that `make quickstart`
+# must reach on the held-out pictures.
 TASKS = {
     'cls': dict(
         library='mmpretrain',
@@ -121,9 +120,8 @@ def train(title: str, task: dict, work_dir: str, options: dict) -> None:
     if last_checkpoint(work_dir) == last:
         print(f'\n=== {title}: already finished in {work_dir}', flush=True)
         return
-    command = ['mim', 'train', task['library'], task['config']]
-    command += ['--work-dir', work_dir, '--resume']
-    run(title, *command, *cfg_options(options))
+    command = ['mim', 'train', task['library'], task['config'], '--work-dir', work_dir]
+    run(title, *command, '--resume', *cfg_options(options))
 
 
 def cfg_options(options: dict) -> list[str]:
@@ -144,10 +142,9 @@ def report(task: dict, logged: dict[str, float]) -> list[str]:
     missed = []
     print(f'\n{"metric":10} {"held-out":>8}  expected')
     for key, (name, expected) in task['metrics'].items():
-        # mmdet logs none where nothing at all was detected
-        value = logged.get(key, 0.0)
+        value = logged.get(key, 0.0)  # mmdet logs nothing if it detected nothing
         bound = '' if expected is None else f'>= {expected:.2f}'
-        # COCO's -1 stands for: no such objects
+        # COCO's metric is -1 if there are no such objects.
         shown = f'{value:8.3f}' if value >= 0 else f'{"none":>8}'
         print(f'{name:10} {shown}  {bound}')
         if expected is not None and value < expected:
@@ -157,43 +154,34 @@ def report(task: dict, logged: dict[str, float]) -> list[str]:
 
 def main(argv=None) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument(
-        '--task',
-        choices=TASKS,
-        default='det',
-        help='classification, detection or segmentation (default: det)',
-    )
-    parser.add_argument(
-        '--short',
-        action='store_true',
-        help='train on a few pictures only, to see that every step works',
-    )
+    text = 'classification, detection or segmentation (default: det)'
+    parser.add_argument('--task', choices=TASKS, default='det', help=text)
+    text = 'train on a few pictures only, to see that every step works'
+    parser.add_argument('--short', action='store_true', help=text)
     args = parser.parse_args(argv)
     start = time.monotonic()
 
-    root = 'work_dirs/short' if args.short else 'work_dirs'
-    work_dirs = {
-        name: f'{root}/{Path(TASKS[name]["config"]).stem}'
-        for name in dict.fromkeys(['cls', args.task])
-    }
-    for name, folder in work_dirs.items():
+    root = Path('work_dirs/short' if args.short else 'work_dirs')
+    work_dirs = {}
+    for name in ('cls', args.task):
         config = Config.fromfile(ROOT / TASKS[name]['config'])
-        require_same_config(ROOT / folder, config)
+        work_dirs[name] = str(root / Path(config.filename).stem)
+        require_same_config(ROOT / work_dirs[name], config)
     data = SHORT_DATA if args.short else DATA
     draw = ['python', 'tools/datasets/make_digits.py', '--out-dir', data]
     if args.short:
         draw += ['--train', '24', '--val', '16', '--cls-copies', '1']
     run('data', *draw)
-    for name, folder in work_dirs.items():
-        options = short_options(TASKS[name]) if args.short else {}
+    for name, work_dir in work_dirs.items():
+        task = TASKS[name]
+        options = short_options(task) if args.short else {}
         if args.short and name != 'cls':
             weights = last_checkpoint(work_dirs['cls'])
             options['model.backbone.init_cfg.checkpoint'] = weights
         title = 'training' if name == args.task else 'pre-training'
-        train(title, TASKS[name], folder, options)
+        train(title, task, work_dir, options)
 
-    # The options are those of the training that came last, the task's own.
-    task, work_dir = TASKS[args.task], work_dirs[args.task]
+    # The task, its folder and its options are now those of the last training.
     test = ['mim', 'test', task['library'], task['config'], '--checkpoint']
     test += [last_checkpoint(work_dir), '--work-dir', f'{work_dir}/test']
     if args.task == 'det':
@@ -202,8 +190,7 @@ def main(argv=None) -> None:
     else:
         drawn = f'{work_dir}/pictures'
         test += ['--show-dir', drawn]
-    test += cfg_options(options)
-    run('test', *test)
+    run('test', *test, *cfg_options(options))
     if args.task == 'det':
         pictures = f'{data}/detection'
         draw = [f'{pictures}/annotations/instances_val.json', f'{pictures}/val']

@@ -8,7 +8,6 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 
 from mmghostnetv2.arguments import (
-    add_config,
     add_out,
     add_runner,
     make_parser,
@@ -20,8 +19,7 @@ from mmghostnetv2.output import require_free
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    add_config(parser, checkpoint='1')
-    add_runner(parser)
+    add_runner(parser, checkpoint='1')
     add_out(parser, 'save the predictions as a pickle', ('.pkl', '.pickle'))
     args = parser.parse_args(argv)
     require_free([args.out] if args.out else [], args.force)

@@ -6,19 +6,12 @@ Example:
 
 from mmengine.registry import RUNNERS
 
-from mmghostnetv2.arguments import (
-    add_config,
-    add_runner,
-    make_parser,
-    run_tool,
-    runner_config,
-)
+from mmghostnetv2.arguments import add_runner, make_parser, run_tool, runner_config
 
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    add_config(parser, checkpoint=None)
-    add_runner(parser)
+    add_runner(parser, checkpoint=None)
     add = parser.add_argument
     text = 'resume from this checkpoint, or, without a value, from the latest one'
     add('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=text)
@@ -33,9 +26,8 @@ def main(argv=None):
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise ValueError(
-                '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config'
-            )
+            lacking = 'auto_scale_lr.base_batch_size in the config'
+            raise ValueError(f'--auto-scale-lr needs {lacking}')
         cfg.auto_scale_lr.enable = True
     if args.resume:
         cfg.resume = True

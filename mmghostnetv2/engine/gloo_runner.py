@@ -54,10 +54,8 @@ class GlooRunner(Runner):
         if not self._on_cpus:
             return super().wrap_model(model_wrapper_cfg, model)
         # The defaults are those of mmengine's Runner.
-        options = dict(
-            broadcast_buffers=False,
-            find_unused_parameters=self.cfg.get('find_unused_parameters', False),
-        )
+        unused = self.cfg.get('find_unused_parameters', False)
+        options = dict(broadcast_buffers=False, find_unused_parameters=unused)
         options.update(model_wrapper_cfg or {})
         return MMDistributedDataParallel(revert_sync_batchnorm(model), **options)
 

@@ -50,10 +50,8 @@ class TimmStepLR(_ParamScheduler):
         noise_seed: int = 42,
         **kwargs,
     ) -> None:
-        for name, value in (
-            ('decay_epochs', decay_epochs),
-            ('noise_limit', noise_limit),
-        ):
+        above_zero = dict(decay_epochs=decay_epochs, noise_limit=noise_limit)
+        for name, value in above_zero.items():
             if value <= 0:
                 raise ValueError(f'{name} must be above 0, got {value!r}')
         self.decay_epochs = decay_epochs
@@ -67,17 +65,12 @@ class TimmStepLR(_ParamScheduler):
 
     def _get_value(self) -> list[float]:
         epoch = self.last_step
-        if epoch < self.warmup_epochs:
-            done = epoch / self.warmup_epochs
-            values = [
-                self.warmup_lr + done * (value - self.warmup_lr)
-                for value in self.base_values
-            ]
-        else:
-            decay = self.decay_rate ** (epoch // self.decay_epochs)
-            values = [value * decay for value in self.base_values]
         noise = 1 + self._noise(epoch)
-        return [value * noise for value in values]
+        if epoch < self.warmup_epochs:
+            start, done = self.warmup_lr, epoch / self.warmup_epochs
+            return [(start + done * (lr - start)) * noise for lr in self.base_values]
+        decay = self.decay_rate ** (epoch // self.decay_epochs)
+        return [lr * decay * noise for lr in self.base_values]
 
     def _noise(self, epoch: int) -> float:
         first, end = self.noise_range

@@ -265,9 +265,14 @@ def test_a_folder_of_others_is_never_touched(tool, tmp_path, manifest):
 @pytest.mark.parametrize('stop', [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(tmp_path, stop):
     command = [sys.executable, str(TOOL), '--out-dir', str(tmp_path / 'digits')]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as job:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        # the jobs that a shell runs in the background ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as job:
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob('.*/new/detection/train/*.jpg')):
+        while not list(tmp_path.glob('.*/digits/detection/train/*.jpg')):
             assert time.monotonic() < deadline and job.poll() is None
             time.sleep(0.05)
         assert not (tmp_path / 'digits').exists()

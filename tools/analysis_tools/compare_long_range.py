@@ -22,11 +22,9 @@ Run it in the root of the checkout.
 import csv
 import json
 import os
-import resource
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -46,19 +44,10 @@ NETWORKS = {  # differences are the second minus the first
 COLOURS = 'tab:orange', 'tab:blue'
 METRIC = 'accuracy/top1'
 CHANCE = 50
-# Options of make_digit_pairs.py, changes of the configs, and seeds, by size of the task
-SIZES = {
-    '': dict(data={}, options={}, seeds=[0, 1, 2, 3, 4]),
-    'short': dict(
-        data=dict(train=64, singles=32, val=40),
-        options={'train_cfg.max_epochs': 1},
-        seeds=[0, 1],
-    ),
-    'large': dict(
-        data=dict(train=19200, singles=19200, val=4000, height=96),
-        options={},
-        seeds=[0, 1, 2, 3, 4],
-    ),
+SIZES = {  # options of make_digit_pairs.py
+    '': {},
+    'short': dict(train=64, singles=32, val=40),
+    'large': dict(train=19200, singles=19200, val=4000, height=96),
 }
 
 
@@ -75,8 +64,7 @@ def environment():
 
 def run_all(jobs):
     """Print pairs of a command and its log file, and run them at the same time."""
-    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    started = []
+    before, started = os.times(), []
     for command, log in jobs:
         print(f'$ {shlex.join(command)} >> {log.relative_to(ROOT)}', flush=True)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -86,9 +74,11 @@ def run_all(jobs):
     failed = [str(log) for process, log in started if process.wait()]
     if failed:
         raise RuntimeError(f'a command above failed, see {" and ".join(failed)}')
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(f'{time.monotonic() - start:.0f} s, {cpu:.0f} s of CPU time', flush=True)
+    after = os.times()
+    cpu = sum(after[2:4]) - sum(before[2:4])  # user and system time of the children
+    print(
+        f'{after.elapsed - before.elapsed:.0f} s, {cpu:.0f} s of CPU time', flush=True
+    )
 
 
 def read_curve(work_dir):
@@ -104,22 +94,21 @@ def read_curve(work_dir):
 def train(configs, seed, options, out):
     """Train both networks unless they are trained already, and return their curves."""
     work_dirs = [out / Path(name).stem / f'seed_{seed}' for name in NETWORKS.values()]
-    curves, jobs = list(map(read_curve, work_dirs)), []
     last = configs[0].train_cfg.max_epochs
     settings = {**options, 'randomness.seed': seed}
-    for name, config, work_dir, curve in zip(
-        NETWORKS.values(), configs, work_dirs, curves, strict=True
+    jobs = []
+    for name, config, work_dir in zip(
+        NETWORKS.values(), configs, work_dirs, strict=True
     ):
         require_same_config(work_dir, Config.fromfile(config.filename))
-        if last in curve:
-            continue
-        command = ['mim', 'train', 'mmpretrain', name, '--resume']
-        command += ['--work-dir', str(work_dir.relative_to(ROOT)), '--cfg-options']
-        command += [f'{key}={value}' for key, value in settings.items()]
-        jobs.append((command, work_dir / 'train.log'))
+        if last not in read_curve(work_dir):
+            command = ['mim', 'train', 'mmpretrain', name, '--resume']
+            command += ['--work-dir', str(work_dir.relative_to(ROOT)), '--cfg-options']
+            command += [f'{key}={value}' for key, value in settings.items()]
+            jobs.append((command, work_dir / 'train.log'))
     if jobs:
         run_all(jobs)
-        curves = list(map(read_curve, work_dirs))
+    curves = list(map(read_curve, work_dirs))
     for work_dir, curve in zip(work_dirs, curves, strict=True):
         if last not in curve:  # the last checkpoint exists, but was not validated
             raise RuntimeError(
@@ -143,26 +132,25 @@ def tabulate(finals, costs, height):
         height (int): Height of the pictures in pixels.
     """
     values = np.array(list(finals.values()))
-    values = np.column_stack([values, values[:, 1] - values[:, 0]])
-    mean, deviation = values.mean(0), values.std(0, ddof=1)
-    error = deviation[2] / len(values) ** 0.5
-    reach = stats.t.ppf(0.975, len(values) - 1) * error
-    parameters, flops = np.transpose(costs)
-    numbers = [
-        ('parameters, millions', *parameters, np.diff(parameters)[0]),
-        (f'FLOPs at {height}x{3 * height}, millions', *flops, np.diff(flops)[0]),
-        *((f'seed {seed}', *row) for seed, row in zip(finals, values, strict=True)),
-        ('mean', *mean),
-        ('standard deviation', *deviation),
-    ]
-    rows = [(a, f'{b:.2f}', f'{c:.2f}', f'{d:+.2f}') for a, b, c, d in numbers]
-    rows[-1] = (*rows[-1][:3], f'{deviation[2]:.2f}')
-    rows += [
+    differences = values[:, 1] - values[:, 0]
+    error = stats.sem(differences)
+    low, high = stats.t.interval(0.95, len(values) - 1, differences.mean(), error)
+    parameters, flops = zip(*costs, strict=True)
+    pairs = {
+        'parameters, millions': parameters,
+        f'FLOPs at {height}x{3 * height}, millions': flops,
+        **{f'seed {seed}': pair for seed, pair in finals.items()},
+        'mean': values.mean(0),
+    }
+    deviations = [np.std(x, ddof=1) for x in (*values.T, differences)]
+    return [
+        ('', *NETWORKS, 'difference'),
+        *((k, f'{a:.2f}', f'{b:.2f}', f'{b - a:+.2f}') for k, (a, b) in pairs.items()),
+        ('standard deviation', *(f'{deviation:.2f}' for deviation in deviations)),
         ('standard error', '', '', f'{error:.2f}'),
-        ('95 % interval, lower end', '', '', f'{mean[2] - reach:+.2f}'),
-        ('95 % interval, upper end', '', '', f'{mean[2] + reach:+.2f}'),
+        ('95 % interval, lower end', '', '', f'{low:+.2f}'),
+        ('95 % interval, upper end', '', '', f'{high:+.2f}'),
     ]
-    return [('', *NETWORKS, 'difference'), *rows]
 
 
 def write_table(rows, out):
@@ -187,9 +175,8 @@ def draw_curves(curves, last, path):
         mean = np.mean(values, 0)
         label = f'{name}: mean, range and each of {len(values)} seeds'
         axes.plot(epochs, mean, 'o-', color=colour, linewidth=2.5, label=label)
-        axes.fill_between(
-            epochs, np.min(values, 0), np.max(values, 0), color=colour, alpha=0.15
-        )
+        low, high = np.min(values, 0), np.max(values, 0)
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.15)
         axes.plot(epochs, np.transpose(values), color=colour, linewidth=0.7)
     axes.axhline(CHANCE, color='grey', linestyle=':', label='chance')
     axes.set(xlabel='epoch', ylabel='accuracy on pairs of held-out digits, %')
@@ -216,34 +203,34 @@ def draw_task(data, path):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    text = 'two or more (default: 0 to 4)'
+    text = 'two or more (default: 0 to 4; with --short 0 and 1)'
     parser.add_argument('--seeds', type=at_least(0), nargs='+', help=text)
     add = parser.add_mutually_exclusive_group().add_argument
     size = dict(dest='size', action='store_const', default='')
     add('--short', const='short', **size, help='one epoch, few pictures, two seeds')
     add('--large', const='large', **size, help='more and larger pictures, for a GPU')
     args = parser.parse_args(argv)
-    size = SIZES[args.size]
-    seeds = args.seeds or size['seeds']
+    seeds = args.seeds or range(2 if args.size == 'short' else 5)
     if len(set(seeds)) < max(2, len(seeds)):
         parser.error(f'argument --seeds: needs two or more different ones, got {seeds}')
 
     suffix = f'_{args.size}' if args.size else ''
     data, out = f'data/digit_pairs{suffix}', ROOT / f'work_dirs/long_range{suffix}'
     draw = ['python', 'tools/datasets/make_digit_pairs.py', '--out-dir', data]
-    draw += [f'--{name}={value}' for name, value in size['data'].items()]
+    draw += [f'--{name}={value}' for name, value in SIZES[args.size].items()]
     run_all([(draw, out / 'data.log')])
 
-    options = dict(size['options'])
-    for part in ('train', 'val', 'test'):
-        options[f'{part}_dataloader.dataset.data_root'] = data
+    parts = 'train', 'val', 'test'
+    options = {f'{part}_dataloader.dataset.data_root': data for part in parts}
+    if args.size == 'short':
+        options['train_cfg.max_epochs'] = 1
     configs = [Config.fromfile(ROOT / name) for name in NETWORKS.values()]
     for config in configs:
         config.merge_from_dict(options)
     curves = {seed: train(configs, seed, options, out) for seed in seeds}
 
-    height = json.loads((ROOT / data / 'digits.json').read_text())
-    height = height['parameters']['height']
+    manifest = json.loads((ROOT / data / 'digits.json').read_text())
+    height = manifest['parameters']['height']
     costs = [cost(config, height) for config in configs]
     last = configs[0].train_cfg.max_epochs
     finals = {seed: [curve[last] for curve in pair] for seed, pair in curves.items()}

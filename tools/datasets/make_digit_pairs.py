@@ -37,15 +37,7 @@ from itertools import permutations
 import numpy as np
 
 from mmghostnetv2.arguments import run_tool
-from mmghostnetv2.digits import (
-    draw_paper,
-    finish,
-    lay_ink,
-    load_sources,
-    make_set,
-    render_digit,
-    tidy_when_stopped,
-)
+from mmghostnetv2.digits import draw_digit, draw_paper, finish, load_sources, make_set
 from mmghostnetv2.output import progress
 
 GENERATOR = dict(name='mmghostnetv2 make_digit_pairs', version=1)
@@ -95,14 +87,10 @@ def plan_singles(count, sources, rng):
 def draw_picture(height, places, rng):
     """Draw a source digit, or nothing for None, in the left and the right third."""
     canvas = draw_paper(3 * height, rng)[:height]
-    for index, corner in zip(places, (0, 2 * height), strict=True):
-        if index is None:
-            continue
-        source = load_sources()[0][index]
-        edge, ink = render_digit(source, height * rng.uniform(*DIGIT_SIZE), rng)
-        y, x = (round((height - side) * rng.uniform(0.1, 0.9)) for side in ink.shape)
-        x += corner
-        lay_ink(canvas[y : y + ink.shape[0], x : x + ink.shape[1]], ink, rng)
+    thirds = canvas[:, :height], canvas[:, -height:]
+    for index, part in zip(places, thirds, strict=True):
+        if index is not None:
+            draw_digit(part, load_sources()[0][index], DIGIT_SIZE, (0.1, 0.9), rng)
     return finish(canvas, rng)
 
 
@@ -143,5 +131,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    tidy_when_stopped()
     run_tool(main)

@@ -48,13 +48,13 @@ from PIL import Image
 
 from mmghostnetv2.arguments import run_tool
 from mmghostnetv2.digits import (
+    draw_digit,
     draw_paper,
     finish,
     lay_ink,
     load_sources,
     make_set,
     render_digit,
-    tidy_when_stopped,
 )
 from mmghostnetv2.output import progress
 
@@ -96,15 +96,13 @@ def find_place(edge, seg, boxed, rng):
 
 def annotate(mask, label, source):
     """Return COCO's annotation of a boolean (h, w) mask, without its two ids."""
-    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x, y = int(cols[0]), int(rows[0])
-    flat = mask.ravel(order='F')
-    cuts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    left, top, right, bottom = Image.fromarray(mask).getbbox()
     # The first run counts zeros; its length is 0 if the first pixel is set.
-    counts = [0] * bool(flat[0]) + np.diff([0, *cuts, flat.size]).tolist()
+    cuts = np.flatnonzero(np.diff(mask.ravel(order='F'), prepend=False))
+    counts = np.diff([0, *cuts, mask.size]).tolist()
     return {
         'category_id': 1 + int(label),
-        'bbox': [x, y, int(cols[-1]) - x + 1, int(rows[-1]) - y + 1],
+        'bbox': [left, top, right - left, bottom - top],
         'area': int(mask.sum()),
         'iscrowd': 0,
         'segmentation': {'size': list(mask.shape), 'counts': counts},
@@ -158,9 +156,7 @@ def write_single(root, split, size, seed, index, copy):
     rng = np.random.default_rng([seed, 3, index, copy])
     sources, labels = load_sources()
     canvas = draw_paper(size, rng)
-    edge, ink = render_digit(sources[index], size * rng.uniform(0.5, 0.75), rng)
-    y, x = (round((size - side) * rng.uniform(0.3, 0.7)) for side in ink.shape)
-    lay_ink(canvas[y : y + ink.shape[0], x : x + ink.shape[1]], ink, rng)
+    draw_digit(canvas, sources[index], (0.5, 0.75), (0.3, 0.7), rng)
     folder = root / 'classification' / split / str(labels[index])
     finish(canvas, rng).save(folder / f'{index:04d}_{copy}.png')
 
@@ -209,5 +205,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    tidy_when_stopped()
     run_tool(main)

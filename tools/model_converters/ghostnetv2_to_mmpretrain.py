@@ -14,11 +14,10 @@ the logits.
 """
 
 import torch
-from mmpretrain.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmghostnetv2.apis import read_config
+from mmghostnetv2 import init_model
 from mmghostnetv2.arguments import add_out, make_parser, run_tool
 from mmghostnetv2.checkpoint import (
     mmpretrain_to_released,
@@ -40,9 +39,8 @@ def convert(src: str, reverse: bool = False) -> dict[str, Tensor]:
         ValueError: The file is not a classifier in the layout to convert from.
     """
     weights = read_weights(src)
-    stem, other = 'conv_stem.weight', 'backbone.conv_stem.weight'
-    if reverse:
-        stem, other = other, stem
+    stems = ['conv_stem.weight', 'backbone.conv_stem.weight']
+    stem, other = reversed(stems) if reverse else stems
     if stem not in weights:
         hint = 'the wrong direction' if other in weights else 'not a GhostNet'
         raise ValueError(f'{src} has no {stem}: {hint}')
@@ -79,21 +77,19 @@ def check(released: dict[str, Tensor], converted: dict[str, Tensor]) -> None:
     if missing:
         raise KeyError(f'lacks {len(missing)} parameters, such as {missing[0]}')
     features = backbone(images)[0].mean((2, 3), keepdim=True)
-    hidden = F.conv2d(
-        features, released['conv_head.weight'], released['conv_head.bias']
-    ).relu()
-    expected = F.linear(
-        hidden.flatten(1), released['classifier.weight'], released['classifier.bias']
-    )
+    weight, bias = released['conv_head.weight'], released['conv_head.bias']
+    hidden = F.conv2d(features, weight, bias).relu().flatten(1)
+    weight, bias = released['classifier.weight'], released['classifier.bias']
+    expected = F.linear(hidden, weight, bias)
 
-    cfg = read_config('ghostnetv2_100_in1k').model
-    cfg.backbone.update(type=type(backbone).__name__, widen_factor=width)
-    cfg.head.update(
-        in_channels=features.shape[1],
-        mid_channels=[hidden.shape[1]],
-        num_classes=expected.shape[1],
-    )
-    classifier = MODELS.build(cfg).eval()
+    options = {
+        'model.backbone.type': type(backbone).__name__,
+        'model.backbone.widen_factor': width,
+        'model.head.in_channels': features.shape[1],
+        'model.head.mid_channels': [hidden.shape[1]],
+        'model.head.num_classes': expected.shape[1],
+    }
+    classifier = init_model('ghostnetv2_100_in1k', cfg_options=options)
     # load_state_dict also accepts released names, so they are refused here.
     unknown = converted.keys() - classifier.state_dict().keys()
     if unknown:

@@ -31,12 +31,11 @@ def strip(src: str) -> bytes:
         ValueError: It is not a checkpoint of an mmengine training.
     """
     checkpoint = CheckpointLoader.load_checkpoint(src, 'cpu', logger='silent')
-    lacking = [key for key in ('meta', 'state_dict') if key not in checkpoint]
-    if lacking:
-        raise ValueError(
-            f'{src} is not a checkpoint of an mmengine training: it has no '
-            f'{lacking[0]!r}'
-        )
+    for key in ('meta', 'state_dict'):
+        if key not in checkpoint:
+            raise ValueError(
+                f'{src} is not a checkpoint of an mmengine training: it has no {key!r}'
+            )
     # torch.save writes the file's name into the file, which would change the SHA-256.
     buffer = io.BytesIO()
     torch.save({key: checkpoint[key] for key in ('meta', 'state_dict')}, buffer)

@@ -48,17 +48,6 @@ def compute(model: nn.Module) -> list[np.ndarray]:
     return flatten(fix_regions(model.double())(image))
 
 
-def fold_config(config: Config) -> Config:
-    """Return the config of a model with its batch norms folded."""
-    config = config.copy()
-    model = config.model
-    model.base = model.type
-    model.type = 'mmghostnetv2.Folded'
-    model.backbone.pop('init_cfg', None)
-    model.pop('auxiliary_head', None)
-    return config
-
-
 def reparameterize(config: Config, checkpoint: str) -> tuple[Config, dict]:
     """Fold a model.
 
@@ -83,14 +72,17 @@ def reparameterize(config: Config, checkpoint: str) -> tuple[Config, dict]:
         del model.auxiliary_head
     expected = compute(model)
 
-    folded_config = fold_config(config)
-    folded = init_model(folded_config).double()
+    config = config.copy()
+    config.model.update(type='mmghostnetv2.Folded', base=config.model.type)
+    config.model.backbone.pop('init_cfg', None)
+    config.model.pop('auxiliary_head', None)
+    folded = init_model(config).double()
     folded.load_state_dict(fold_norms(model).state_dict(), strict=True)
     require_equal(compute(folded), expected, TOLERANCE, 'the folded model')
 
     source = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    meta = {**source.get('meta', {}), 'cfg': folded_config.pretty_text}
-    return folded_config, {'meta': meta, 'state_dict': folded.float().state_dict()}
+    meta = {**source.get('meta', {}), 'cfg': config.pretty_text}
+    return config, {'meta': meta, 'state_dict': folded.float().state_dict()}
 
 
 def main(argv=None):

@@ -17,19 +17,19 @@ matched first. Crowds are left out.
 """
 
 import json
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools.mask import iou
 
-from mmghostnetv2.arguments import add_out, at_least, make_parser, run_tool
+from mmghostnetv2.arguments import add_integers, add_out, make_parser, run_tool
 from mmghostnetv2.output import require_free, written
 
 TRUTH, PREDICTION = (30, 110, 255), (255, 150, 0)
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (110, 110, 120)
 GAP, CAPTION, HEADER = 14, 56, 74  # space and heights in pixels
+SMALL, LARGE = ImageFont.load_default(14), ImageFont.load_default(22)
 
 
 def read_json(path):
@@ -38,14 +38,6 @@ def read_json(path):
         return json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f'{path} is not JSON: {error}') from error
-
-
-def group(items):
-    """Return {image id: annotations or predictions}."""
-    grouped = defaultdict(list)
-    for item in items:
-        grouped[item['image_id']].append(item)
-    return grouped
 
 
 def check(truth, predictions, args):
@@ -73,30 +65,27 @@ def check(truth, predictions, args):
 
 def count_matches(truth, predictions, iou_thr):
     """Count the predictions that match a box of the truth, see the module's text."""
-    matched, free = 0, list(truth)
+    free = list(truth)
     for prediction in sorted(predictions, key=lambda item: -item['score']):
         same = [t for t in free if t['category_id'] == prediction['category_id']]
-        if same:
-            boxes = np.array([t['bbox'] for t in same], float)
-            box = np.array([prediction['bbox']], float)
-            overlaps = iou(box, boxes, [0] * len(same))[0]
-            if overlaps.max() >= iou_thr:
-                free.remove(same[overlaps.argmax()])
-                matched += 1
-    return matched
+        boxes = [t['bbox'] for t in same]
+        overlaps = iou([prediction['bbox']], boxes, [0] * len(boxes))
+        if same and overlaps.max() >= iou_thr:
+            free.remove(same[overlaps.argmax()])
+    return len(truth) - len(free)
 
 
-def draw_tag(draw, size, x, y, text, colour, font, below):
+def draw_tag(draw, size, x, y, text, colour, below):
     """Draw a label above (or below) the point and inside the picture."""
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=SMALL)
     width, height = right - left + 6, bottom - top + 6
     x = max(min(x, size[0] - 1 - width), 0)
     y = max(min(y if below else y - height, size[1] - 1 - height), 0)
     draw.rectangle((x, y, x + width, y + height), fill=colour)
-    draw.text((x + 3 - left, y + 3 - top), text, PAPER if below else INK, font)
+    draw.text((x + 3 - left, y + 3 - top), text, PAPER if below else INK, SMALL)
 
 
-def draw_cell(image, truth, predictions, names, cell, font):
+def draw_cell(image, truth, predictions, names, cell):
     """Resize one picture to ``cell`` pixels and draw its boxes and their labels."""
     scale = cell / max(image.size)
     size = [max(1, round(side * scale)) for side in image.size]
@@ -111,7 +100,7 @@ def draw_cell(image, truth, predictions, names, cell, font):
             draw.rectangle(box, None, colour, 2 + 2 * grow)
             below, text = 'score' not in item, names[item['category_id']]
             text = text if below else f'{text}  {item["score"]:.2f}'
-            tags.append((x, y + h if below else y, text, colour, font, below))
+            tags.append((x, y + h if below else y, text, colour, below))
     for tag in tags:
         draw_tag(draw, image.size, *tag)
     return image
@@ -125,22 +114,24 @@ def draw_cells(truth, predictions, args):
     picks = np.linspace(0, len(images) - 1, num).round().astype(int)
     if args.seed is not None:
         picks = np.random.default_rng(args.seed).choice(len(images), num, False)
-    boxes = group(a for a in truth['annotations'] if not a.get('iscrowd'))
-    found = group(p for p in predictions if p['score'] >= args.score_thr)
-    font, cells = ImageFont.load_default(14), []
+    cells = []
     for item in (images[pick] for pick in sorted(picks)):
         path = args.images / item['file_name']
-        here, said = boxes[item['id']], found[item['id']]
+        boxes, found = (
+            [x for x in items if x['image_id'] == item['id']]
+            for items in (truth['annotations'], predictions)
+        )
+        boxes = [x for x in boxes if not x.get('iscrowd')]
+        found = [x for x in found if x['score'] >= args.score_thr]
         with Image.open(path) as image:
-            cell = draw_cell(image, here, said, names, args.cell, font)
-        matched = count_matches(here, said, args.iou_thr)
-        cells.append((cell, path.name, matched, len(here), len(said) - matched))
+            cell = draw_cell(image, boxes, found, names, args.cell)
+        matched = count_matches(boxes, found, args.iou_thr)
+        cells.append((cell, path.name, matched, len(boxes), len(found) - matched))
     return cells
 
 
 def lay_out(cells, total, args):
     """Place the cells under a headline and a legend; return sheet and headline."""
-    small, large = (ImageFont.load_default(size) for size in (14, 22))
     matched, objects, extra = np.sum([cell[2:] for cell in cells], axis=0)
     headline = (
         f'{len(cells)} of {total} images: {matched} of {objects} objects matched, '
@@ -152,7 +143,7 @@ def lay_out(cells, total, args):
     width = max(columns * (args.cell + GAP) + GAP, 640)  # the legend's width at least
     sheet = Image.new('RGB', (width, HEADER + sum(heights)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((GAP, GAP), headline, INK, large)
+    draw.text((GAP, GAP), headline, INK, LARGE)
     x, y = GAP, HEADER
     for colour, text in (
         (TRUTH, 'truth'),
@@ -160,15 +151,15 @@ def lay_out(cells, total, args):
         (PAPER, f'matched: same class, IoU at least {args.iou_thr:g}'),
     ):
         draw.rectangle((x, 47, x + 22, 61), None, colour, 4)
-        draw.text((x + 30, 46), text, FAINT, small)
-        x += round(draw.textlength(text, small)) + 54
+        draw.text((x + 30, 46), text, FAINT, SMALL)
+        x += round(draw.textlength(text, SMALL)) + 54
     for row, height in zip(rows, heights, strict=True):
         for column, (cell, name, matched, objects, extra) in enumerate(row):
             x = GAP + column * (args.cell + GAP)
             sheet.paste(cell, (x, y))
             caption = f'{matched} of {objects} matched, {extra} extra'
-            draw.text((x, y + cell.height + 4), name, INK, small)
-            draw.text((x, y + cell.height + 21), caption, FAINT, small)
+            draw.text((x, y + cell.height + 4), name, INK, SMALL)
+            draw.text((x, y + cell.height + 21), caption, FAINT, SMALL)
         y += height
     return sheet, headline
 
@@ -183,19 +174,17 @@ def main(argv=None):
     default = Path('contact_sheet.png')
     text = f'image to write (default: {default})'
     add_out(parser, text, suffixes, default=default)
-    for name, low, default, text in (
-        ('num', 1, 12, 'number of images'),
-        ('columns', 1, 4, 'images beside each other'),
-        ('cell', 64, 320, 'longer side of an image, pixels'),
-    ):
-        text = f'{text} (default: {default})'
-        add(f'--{name}', type=at_least(low), default=default, metavar='N', help=text)
+    options = {
+        'num': (12, 1, 'number of images'),
+        'columns': (4, 1, 'images beside each other'),
+        'cell': (320, 64, 'longer side of an image in pixels'),
+        'seed': (None, 0, 'choose images at random (default: evenly spaced by name)'),
+    }
+    add_integers(parser, options)
     text = 'lowest score of a prediction (default: 0.3)'
     add('--score-thr', type=float, default=0.3, metavar='X', help=text)
     text = 'lowest IoU of a match (default: 0.5)'
     add('--iou-thr', type=float, default=0.5, metavar='X', help=text)
-    text = 'choose images at random (default: evenly spaced by name)'
-    add('--seed', type=at_least(0), metavar='N', help=text)
     args = parser.parse_args(argv)
     require_free([args.out], args.force)
 
