@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import http.server
 import json
@@ -19,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKERS = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
 THREADS = max(1, len(os.sched_getaffinity(0)) // WORKERS)
 os.environ.setdefault('OMP_NUM_THREADS', str(THREADS))
+
+with contextlib.suppress(ImportError):  # mmengine is missing
+    from . import unformatted_configs  # noqa: F401
 
 try:
     from mmcv.ops import get_compiling_cuda_version
@@ -83,9 +87,8 @@ def run_script():
     that has imported them. It has not imported this package.
     """
     forks = multiprocessing.get_context('forkserver')
-    forks.set_forkserver_preload(
-        ['pytest', 'mmdet.apis', 'mmpretrain.apis', 'mmseg.apis']
-    )
+    libraries = ['pytest', 'mmdet.apis', 'mmpretrain.apis', 'mmseg.apis']
+    forks.set_forkserver_preload([*libraries, 'tests.unformatted_configs'])
 
     def run(path, *args, cwd=ROOT, expect=0, **environ) -> str:
         with tempfile.NamedTemporaryFile('r', errors='replace') as log:

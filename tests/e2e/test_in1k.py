@@ -107,15 +107,18 @@ def test_training(trained):
 
 
 def test_compiled(trained, openmmlab, tmp_path):
-    """mmengine's ``compile`` trains as without: losses of the second epoch."""
-    data, work_dir = trained
-    compiled = ['train_cfg.max_epochs=2', 'compile.backend=aot_eager']
-    openmmlab('train', 'mmpretrain', CONFIG, *options(tmp_path, data), *compiled)
-    plain, ours = (
-        [line['loss'] for line in scalars(folder) if 'loss' in line][: 2 * ITERS]
-        for folder in (work_dir, tmp_path)
-    )
-    assert ours == pytest.approx(plain, rel=1e-3) and len(ours) == 2 * ITERS
+    """mmengine's ``compile`` trains as without. The first five blocks are enough."""
+    data, _ = trained
+    short = ['model.backbone.out_indices=(4,)', 'model.head.in_channels=40']
+    short += ['train_cfg.max_epochs=2']
+    losses = []
+    for name, compiled in (('plain', []), ('compiled', ['compile.backend=aot_eager'])):
+        args = [*options(tmp_path / name, data), *short, *compiled]
+        openmmlab('train', 'mmpretrain', CONFIG, *args)
+        lines = scalars(tmp_path / name)
+        losses.append([line['loss'] for line in lines if 'loss' in line])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert len({*losses[0]}) == 2 * ITERS
 
 
 def test_top1_is_that_of_the_predictions(trained, crops, openmmlab, tmp_path):
