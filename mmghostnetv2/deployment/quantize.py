@@ -26,12 +26,10 @@ def before_the_last_layers(model) -> list[str]:
 
 
 def quantize(source: Path, images: Sequence[np.ndarray], path: Path) -> None:
-    """Quantise an ONNX file to 8-bit integers.
+    """Quantise an ONNX file to 8-bit integers and write the result to ``path``.
 
-    Args:
-        source (Path): File of a network in float32 with one input.
-        images (Sequence[np.ndarray]): Inputs from which the ranges of values are taken.
-        path (Path): File to write.
+    ``source`` is the file of a network in float32 with one input, and ``images`` are
+    inputs from which the ranges of values are taken.
 
     Raises:
         ValueError: ``images`` is empty.
