@@ -82,9 +82,9 @@ def require_same(
 ) -> str:
     """Raise unless a runtime computes what torch computes in double precision.
 
-    ``session`` runs the file for ``images``, (N, 3, H, W). The norms of ``network`` must
-    not be folded, so that this check also finds a wrong fold. ``runtime`` is the name
-    for messages. The result says what was found to be equal.
+    ``session`` runs the file on ``images``, (N, 3, H, W), and ``runtime`` is its name
+    for messages. The norms of ``network`` must not be folded, so that this check also
+    finds a wrong fold. The result says what was found to be equal.
 
     Raises:
         RuntimeError: An output differs by more than 1e-5 of its largest value and by
@@ -148,9 +148,9 @@ def require_predictions(
     """Raise unless a runtime predicts what the model's library predicts.
 
     ``model`` is as it was trained, not folded. ``session`` runs the file, whose output
-    is 'predictions', for a picture, RGB ``pixels`` (H, W, 3), uint8. ``preprocess``
-    tells whether the file normalises, and ``runtime`` is the name for messages. The
-    result says what was compared and how close it is.
+    is 'predictions' and which normalises if ``preprocess``; ``runtime`` is its name for
+    messages. ``pixels`` are a picture, RGB, (H, W, 3), uint8. The result says what was
+    compared and how close it is.
 
     Raises:
         RuntimeError: They differ.

@@ -151,11 +151,7 @@ def read_description(path):
 
 
 def open_model(path, threads=0):
-    """Open an exported model.
-
-    Args:
-        path (Path): File of the model.
-        threads (int): Number of threads; with 0 the runtime decides.
+    """Open an exported model on ``threads`` threads; with 0 the runtime decides.
 
     Returns:
         tuple[Callable, dict]: Function that takes images (N, 3, H, W) and returns the
@@ -201,12 +197,8 @@ def read_image(path):
 def resize_as_opencv(image, size):
     """Resize by OpenCV's bilinear interpolation, which does not smooth when it shrinks.
 
-    Args:
-        image (np.ndarray): (H, W, 3), uint8.
-        size (tuple[int, int]): New width and height.
-
-    Returns:
-        np.ndarray: uint8, computed with integers and rounded as in OpenCV.
+    ``image`` is (H, W, 3), uint8, and ``size`` the new width and height. The result is
+    uint8, computed with integers and rounded as in OpenCV.
     """
 
     def weigh(old, new):
@@ -239,11 +231,7 @@ def resize(image, size, prepare):
 
 
 def prepare_image(image, meta):
-    """Turn a picture into the network's input.
-
-    Args:
-        image (PIL.Image.Image): RGB.
-        meta (dict): Description of the model.
+    """Turn an RGB picture of PIL into the input of the described network.
 
     Returns:
         tuple[np.ndarray, tuple[int, int]]: Images (1, 3, H, W), and the width and
@@ -302,15 +290,10 @@ def prepare_image(image, meta):
 def suppress(boxes, scores, factors, settings):
     """Select from dense boxes as the detector does: by thresholds, then by NMS.
 
-    Args:
-        boxes (np.ndarray): (A, 4), pixels of the network's input.
-        scores (np.ndarray): (A, C).
-        factors (np.ndarray | None): (A,), YOLOv3's objectness; scores are multiplied
-            by it.
-        settings (dict): 'suppression' of the description.
-
-    Returns:
-        tuple[np.ndarray, np.ndarray]: Boxes with score (K, 5), best first, and labels.
+    ``boxes`` are (A, 4), in pixels of the network's input, and ``scores`` (A, C), which
+    are multiplied by the ``factors`` (A,), YOLOv3's objectness, or None. ``settings`` is
+    'suppression' of the description. Returns boxes with score (K, 5), best first, and
+    labels (K,).
 
     Raises:
         ValueError: The description has a different number of boxes.
