@@ -199,8 +199,13 @@ class Detector(nn.Module):
         self.suppress = suppress
         self.levels = _yolo_levels if is_yolo else _anchor_levels
         self.clip = not is_yolo and head.bbox_coder.clip_border
-        names = ('boxes', 'scores', 'objectness') if is_yolo else ('boxes', 'scores')
-        self.output_names = ('dets', 'labels') if suppress else names
+        self.output_names: tuple[str, ...] = ('dets', 'labels')
+        if not suppress:
+            self.output_names = ('boxes', 'scores')
+            with torch.no_grad():  # only the maps of a head tell whether it has factors
+                (level, *_) = self.eval().decode(torch.zeros(1, 3, 64, 64))
+            if level.factors is not None:
+                self.output_names += ('objectness' if is_yolo else 'factors',)
 
     def decode(self, images: Tensor) -> list[Level]:
         """Compute all boxes, clipped to the images if the head clips its boxes."""
@@ -250,8 +255,9 @@ class Detector(nn.Module):
             score 0, no area and the label -1.
 
             Without it, the 'boxes' (N, A, 4) of all levels and their 'scores'
-            (N, A, C). YOLOv3 adds their 'objectness' (N, A), by which the scores must
-            be multiplied.
+            (N, A, C). YOLOv3 adds their 'objectness' (N, A), and heads such as FCOS's
+            and ATSS's add their centerness as 'factors' (N, A). The scores must be
+            multiplied by them.
         """
         levels = self.decode(images)
         if not self.suppress:

@@ -291,7 +291,7 @@ def suppress(boxes, scores, factors, settings):
     """Select from dense boxes as the detector does: by thresholds, then by NMS.
 
     ``boxes`` are (A, 4), in pixels of the network's input, and ``scores`` (A, C), which
-    are multiplied by the ``factors`` (A,), YOLOv3's objectness, or None. ``settings`` is
+    are multiplied by the ``factors`` (A,), YOLOv3's objectness, if any. ``settings`` is
     'suppression' of the description. Returns boxes with score (K, 5), best first, and
     labels (K,).
 
