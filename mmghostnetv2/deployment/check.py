@@ -124,7 +124,7 @@ def _require_same_boxes(outputs, expected, side: int, runtime: str) -> str:
     scale = np.array([*[side] * 4, 1])  # corners in pixels, scores from 0 to 1
     errors = (np.abs(dets[:, None] - theirs) / scale).max(-1)
     same = (errors <= TOLERANCE) & (labels[:, None] == their_labels)
-    errors[~same] = 1  # costs more than all pairs of the same box together
+    errors[~same] = 1  # more than the errors of all matched boxes together
     errors = errors[linear_sum_assignment(errors)]
     errors = errors[errors < 1]
     number, missing = len(theirs), len(theirs) - len(errors)

@@ -163,7 +163,8 @@ def open_model(path, threads=0):
             or the test pipeline has a step that this script does not have.
         ImportError: The runtime is missing.
     """
-    if path.suffix not in RUNTIMES:
+    suffix = path.suffix.lower()
+    if suffix not in RUNTIMES:
         known = ', '.join(RUNTIMES)
         raise ValueError(f'{path} is of an unknown format; a model ends in {known}')
     meta = read_description(path)
@@ -174,7 +175,7 @@ def open_model(path, threads=0):
             f'{path}: the test pipeline has steps that cannot be done here: {steps}; '
             f"if pictures need none of them, empty 'unknown' in {path.name}.json"
         )
-    opener, package = RUNTIMES[path.suffix]
+    opener, package = RUNTIMES[suffix]
     try:
         return opener(path, threads), meta
     except ImportError as error:
@@ -424,33 +425,29 @@ def predict(session, meta, image, score_thr):
         with their share of the pixels, or names and shapes of features; and the
         drawing of boxes or pixels.
     """
+
+    def named(label, **values):
+        return dict(label=label, name=class_name(label, meta), **values)
+
     images, inside = prepare_image(image, meta)
     outputs = session(images)
     if meta['output'] == 'features':
-        return [
-            dict(name=name, shape=list(output.shape))
-            for name, output in zip(meta['outputs'], outputs, strict=True)
-        ], None
+        names = zip(meta['outputs'], outputs, strict=True)
+        return [dict(name=name, shape=list(x.shape)) for name, x in names], None
     if meta['task'] == 'classification':
         scores = outputs[0][0]
         best = np.argsort(-scores, kind='stable')[:5].tolist()
-        return [
-            dict(label=i, name=class_name(i, meta), score=float(scores[i]))
-            for i in best
-        ], None
+        return [named(label, score=float(scores[label])) for label in best], None
     if meta['task'] == 'detection':
         found = find_boxes(outputs, image.size, inside, meta)
         found = [row for row in found if row[1] >= score_thr]
-        return [
-            dict(label=label, name=class_name(label, meta), score=score, box=box)
-            for box, score, label in found
-        ], draw_boxes(image, found, meta)
+        rows = [named(label, score=score, box=box) for box, score, label in found]
+        return rows, draw_boxes(image, found, meta)
     labels = find_labels(outputs, image, inside)
     shares = np.bincount(labels.ravel()) / labels.size
     classes = np.argsort(-shares, kind='stable')[: np.count_nonzero(shares)].tolist()
-    return [
-        dict(label=i, name=class_name(i, meta), share=float(shares[i])) for i in classes
-    ], draw_labels(image, labels, classes, meta)
+    rows = [named(label, share=float(shares[label])) for label in classes]
+    return rows, draw_labels(image, labels, classes, meta)
 
 
 def line_of(row):
