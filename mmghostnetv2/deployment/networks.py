@@ -305,8 +305,8 @@ class Segmentor(nn.Module):
 
         methods = 'predict', 'inference', 'whole_inference', 'encode_decode'
         _require_inherited(model, EncoderDecoder, *methods, 'postprocess_result')
-        methods = 'predict', 'predict_by_feat'
-        _require_inherited(model.decode_head, BaseDecodeHead, *methods)
+        head = model.decode_head
+        _require_inherited(head, BaseDecodeHead, 'predict', 'predict_by_feat')
         mode = model.test_cfg.mode
         if mode != 'whole':
             raise NotImplementedError(
