@@ -14,12 +14,9 @@ SUFFIXES = {'.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 
 
 def find_pictures(paths: Sequence[Path], number: int = 100) -> list[Path]:
-    """Find the pictures for a calibration.
+    """List the pictures in paths: files, and folders that are searched for pictures.
 
-    Args:
-        paths (Sequence[Path]): Pictures, or folders that are searched for pictures.
-        number (int): Largest number of pictures. If there are more, evenly spaced ones
-            are chosen.
+    If there are more than ``number``, evenly spaced ones are chosen.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -42,16 +39,10 @@ def find_pictures(paths: Sequence[Path], number: int = 100) -> list[Path]:
 def read_calibration(
     files: Sequence[Path], size: tuple[int, int], pixels: PixelFormat | None
 ) -> Tensor:
-    """Read pictures, each stretched to the size that a network takes.
+    """Read pictures as batches of one, (number, 1, 3, H, W).
 
-    Args:
-        files (Sequence[Path]): Pictures.
-        size (tuple[int, int]): Height and width.
-        pixels (PixelFormat, optional): How to normalise them; None leaves them as
-            they are.
-
-    Returns:
-        Tensor: Batches of one, (number, 1, 3, H, W).
+    Each is stretched to ``size``, height and width. ``pixels`` tells how to normalise
+    them; None leaves them as they are.
 
     Raises:
         OSError: A file is not a picture.

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from .networks import Normalize, find_task, pixel_format
-from .runtimes import TOLERANCE, Session, flatten, largest_error, require_equal
+from .runtimes import TOLERANCE, Session, flatten, require_equal
+from .runtimes.base import largest_error
 
 # Smallest shares of equal pixel labels and of equal boxes. Rounding may change the
 # label where two classes score the same, and the suppression of a box whose overlap is
@@ -23,14 +25,9 @@ MIN_TOLERANCE = 1e-5
 
 
 def sample_pixels(size: tuple[int, int], image: str | Path | None = None) -> np.ndarray:
-    """Read a picture, or make one of coloured blobs and noise.
+    """Read a picture, or make one of coloured blobs and noise: RGB, (H, W, 3), uint8.
 
-    Args:
-        size (tuple[int, int]): Height and width; a picture is stretched to it.
-        image (str | Path, optional): File of a picture.
-
-    Returns:
-        np.ndarray: RGB, (H, W, 3), uint8.
+    ``size`` is height and width; the picture in the file ``image`` is stretched to it.
 
     Raises:
         OSError: The file is missing or is not a picture.
@@ -52,34 +49,25 @@ def network_input(model: BaseModel, pixels: np.ndarray, preprocess: bool) -> np.
     They are normalised unless the network itself does it (``preprocess``).
     """
     array = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32)
-    images = torch.from_numpy(array)
-    return (images if preprocess else Normalize(pixel_format(model))(images)).numpy()
+    if preprocess:
+        return array
+    return Normalize(pixel_format(model))(torch.from_numpy(array)).numpy()
 
 
 @torch.no_grad()
 def library_predict(model: BaseModel, pixels: np.ndarray) -> list[np.ndarray]:
-    """Predict with the library's own data preprocessor and ``predict``.
-
-    Args:
-        model (BaseModel): What :func:`mmghostnetv2.init_model` returned.
-        pixels (np.ndarray): RGB, (H, W, 3), uint8.
+    """Predict RGB ``pixels``, (H, W, 3), uint8, by the library's own ``predict``.
 
     Returns:
         list[np.ndarray]: A classifier's scores (1, C); a segmentor's labels (1, H, W);
         or a detector's boxes with scores (1, K, 5) and labels (1, K) for K boxes.
     """
     task, size = find_task(model), pixels.shape[:2]
-    if task == 'classification':
-        from mmpretrain.structures import DataSample
-    elif task == 'detection':
-        from mmdet.structures import DetDataSample as DataSample
-    else:
-        from mmseg.structures import SegDataSample as DataSample
-    sample = DataSample(
-        metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
-    )
+    meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
+    # mmpretrain takes only samples of its own type, and makes them if it gets none.
+    samples = None if task == 'classification' else [BaseDataElement(metainfo=meta)]
     bgr = torch.from_numpy(pixels[..., ::-1].transpose(2, 0, 1).copy())
-    (sample,) = model.test_step(dict(inputs=[bgr], data_samples=[sample]))
+    (sample,) = model.test_step(dict(inputs=[bgr], data_samples=samples))
     if task == 'classification':
         return [sample.pred_score.numpy()[None]]
     if task == 'segmentation':
@@ -94,15 +82,9 @@ def require_same(
 ) -> str:
     """Raise unless a runtime computes what torch computes in double precision.
 
-    Args:
-        network (nn.Module): The network as it was trained. Its norms must not be
-            folded, so that this check also finds a wrong fold.
-        session (Session): Runs the file.
-        images (Tensor): Batch of images, (N, 3, H, W).
-        runtime (str): Name of the runtime, for messages.
-
-    Returns:
-        str: What was found to be equal.
+    ``session`` runs the file on ``images``, (N, 3, H, W), and ``runtime`` is its name
+    for messages. The norms of ``network`` must not be folded, so that this check also
+    finds a wrong fold. The result says what was found to be equal.
 
     Raises:
         RuntimeError: An output differs by more than 1e-5 of its largest value and by
@@ -118,41 +100,43 @@ def require_same(
         tolerance = min(max(MIN_TOLERANCE, 2 * rounding), TOLERANCE)
         require_equal(outputs, expected, tolerance, runtime)
         return f'outputs within {tolerance:.1e} of their largest value'
+    return _require_same_labels(outputs, expected, runtime)
+
+
+def _require_same_labels(outputs, expected, runtime: str) -> str:
     if [a.shape for a in outputs] != [a.shape for a in expected]:
         raise RuntimeError(f'{runtime} returns labels of other shapes than torch')
     share = min(np.mean(a == b) for a, b in zip(outputs, expected, strict=True))
-    return _require_labels(share, runtime)
-
-
-def _require_labels(share: float, runtime: str) -> str:
-    if not share >= MIN_EQUAL_LABELS:
+    if share < MIN_EQUAL_LABELS:
         raise RuntimeError(f'{runtime} returns {1 - share:.2%} other labels than torch')
     return f'{share:.3%} of the labels'
 
 
 def _require_same_boxes(outputs, expected, side: int, runtime: str) -> str:
     """Match boxes of equal labels one to one; corner errors are shares of ``side``."""
-    dets, labels = (output[0] for output in outputs)
+    # mmdet depends on SciPy, so it is there where there are boxes.
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
+    (dets,), (labels,) = outputs
+    (theirs,), (their_labels,) = expected
     dets, labels = dets[labels >= 0], labels[labels >= 0]
     if (np.diff(dets[:, 4]) > 0).any():
         raise RuntimeError(f'{runtime} does not return the best boxes first')
     scale = np.array([*[side] * 4, 1])  # corners in pixels, scores from 0 to 1
-    free, worst, missing = np.ones(len(dets), bool), 0.0, 0
-    for det, label in zip(*(output[0] for output in expected), strict=True):
-        (same,) = (free & (labels == label)).nonzero()
-        errors = (np.abs(dets[same] - det) / scale).max(1, initial=0)
-        if len(same) and errors.min() <= TOLERANCE:
-            free[same[errors.argmin()]] = False
-            worst = max(worst, errors.min())
-        else:
-            missing += 1
-    number = expected[1].size
-    if max(missing, free.sum()) > (1 - MIN_EQUAL_BOXES) * number:
+    errors = (np.abs(dets[:, None] - theirs) / scale).max(-1)
+    same = (errors <= TOLERANCE) & (labels[:, None] == their_labels)
+    errors[~same] = 1  # more than the errors of all matched boxes together
+    errors = errors[linear_sum_assignment(errors)]
+    errors = errors[errors < 1]
+    number, missing = len(theirs), len(theirs) - len(errors)
+    others = len(dets) - len(errors)
+    if max(missing, others) > (1 - MIN_EQUAL_BOXES) * number:
         raise RuntimeError(
             f'{runtime} lacks {missing} of the {number} boxes that predict finds, and '
-            f'has {free.sum()} others'
+            f'has {others} others'
         )
-    return f'{number - missing} of {number} boxes within {worst * side:.1e} pixels'
+    worst = errors.max(initial=0) * side
+    return f'{number - missing} of {number} boxes within {worst:.1e} pixels'
 
 
 def require_predictions(
@@ -164,15 +148,10 @@ def require_predictions(
 ) -> str:
     """Raise unless a runtime predicts what the model's library predicts.
 
-    Args:
-        model (BaseModel): The model as it was trained, not folded.
-        session (Session): Runs the file, whose output is 'predictions'.
-        pixels (np.ndarray): Picture, RGB, (H, W, 3), uint8.
-        preprocess (bool): Whether the file normalises.
-        runtime (str): Name of the runtime, for messages.
-
-    Returns:
-        str: What was compared and how close it is.
+    ``model`` is as it was trained, not folded. ``session`` runs the file, whose output
+    is 'predictions' and which normalises if ``preprocess``; ``runtime`` is its name for
+    messages. ``pixels`` are a picture, RGB, (H, W, 3), uint8. The result says what was
+    compared and how close it is.
 
     Raises:
         RuntimeError: They differ.
@@ -184,4 +163,4 @@ def require_predictions(
     if task == 'classification':
         require_equal(outputs, expected, TOLERANCE, runtime)
         return f'scores within {np.abs(outputs[0] - expected[0]).max():.1e}'
-    return _require_labels((outputs[0] == expected[0]).mean(), runtime)
+    return _require_same_labels(outputs, expected, runtime)

@@ -55,15 +55,22 @@ def export_model(
         list[str]: What was compared, as sentences.
 
     Raises:
-        ValueError: The suffix belongs to no runtime, ``output`` is not one of this
-            model's, or the model does not take images of this size.
+        ValueError: The suffix belongs to no runtime, the runtime does not have an
+            option, ``output`` is not one of this model's, or the model does not take
+            images of this size.
         ImportError: The runtime is not installed.
         NotImplementedError: The model, or this output of it, cannot be exported.
         RuntimeError: The network cannot be converted, or the file's outputs differ
             from those of torch.
     """
     runtime = find_runtime(path)
+    title = runtime.title
     check_runtime(runtime.name)
+    allowed = [*runtime.compress, *(['dynamic'] if runtime.dynamic else [])]
+    for name in [*compress, *(['dynamic'] if dynamic else [])]:
+        if name not in allowed:
+            known = ', '.join(allowed) or 'none'
+            raise ValueError(f'{title} has no option {name!r}; its options: {known}')
     divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1) or 1
     if any(side % divisor for side in size):
         raise ValueError(
@@ -73,7 +80,7 @@ def export_model(
     is_detector = output == 'predictions' and find_task(model) == 'detection'
     if is_detector and not runtime.suppresses:
         raise NotImplementedError(
-            f"{runtime.title} has no non-maximum suppression: export 'dense' boxes, "
+            f"{title} has no non-maximum suppression: export 'dense' boxes, "
             "which tools/deployment/run.py suppresses, or 'features'"
         )
     network = deployable(fold_norms(deepcopy(model)), output, preprocess)
@@ -88,15 +95,13 @@ def export_model(
         session = runtime.open(path, 1)
         if not is_detector:
             trained = deployable(model, output, preprocess)
-            equal = require_same(trained, session, images, runtime.title)
-            said.append(f'{runtime.title} and torch agree: {equal}')
+            equal = require_same(trained, session, images, title)
+            said.append(f'{title} and torch agree: {equal}')
         if is_detector or (check and output == 'predictions'):
-            equal = require_predictions(
-                model, session, pixels, preprocess, runtime.title
-            )
-            said.append(f"{runtime.title} and the library's predict agree: {equal}")
+            equal = require_predictions(model, session, pixels, preprocess, title)
+            said.append(f"{title} and the library's predict agree: {equal}")
     else:
-        said.append(f'{runtime.title} does not run here; only shapes were compared')
+        said.append(f'{title} does not run here; only shapes were compared')
     for name, value in compress.items():
         runtime.compress[name](network, images, path, value)
     return said

@@ -58,12 +58,11 @@ def dataset_meta(cfg: Config, checkpoint: str | None = None) -> dict:
             with DATASETS.switch_scope_and_registry(scope) as registry:
                 known = registry.get(known)
         meta = getattr(known, 'METAINFO', {}) | dict(dataset.get('metainfo') or {})
-    return {
-        key: [part if isinstance(part, str) else list(part) for part in meta[key]]
-        if isinstance(meta.get(key), (list, tuple))
-        else None
-        for key in ('classes', 'palette')
-    }
+    lists: dict[str, list | None] = dict(classes=None, palette=None)
+    for key in lists:
+        if isinstance(meta.get(key), (list, tuple)):
+            lists[key] = [x if isinstance(x, str) else list(x) for x in meta[key]]
+    return lists
 
 
 def _pair(scale) -> list[int]:
@@ -73,21 +72,20 @@ def _pair(scale) -> list[int]:
 def preparation(cfg: Config, size: Sequence[int], dynamic: bool = False) -> dict:
     """Describe how the test pipeline turns a picture into the network's input.
 
-    Args:
-        cfg (Config): Config of a model.
-        size (Sequence[int]): Height and width of the network's input.
-        dynamic (bool): Whether the network takes other sizes, too.
+    ``size`` is height and width of the network's input; if ``dynamic``, it takes other
+    sizes, too.
 
     Returns:
-        dict: 'resize' is 'stretch' (to 'size', [H, W]), 'fit' (inside 'size', or,
+        dict: 'resize' is 'stretch' (to 'size', [H, W]), 'fit' (inside 'pad_to', or,
         where sizes are free, by 'scale', the limits of the longest and the shortest
         side), 'short_edge' (the short edge to 'edge', then a crop of 'size' from the
-        middle) or 'none'; 'backend' and 'interpolation' say how. 'pad_value' is the
-        grey level that the pipeline pads with, or None. 'unknown' lists the steps that
-        are not described by this.
+        middle) or 'none'; 'backend' and 'interpolation' say how. 'pad_to' is [H, W] or
+        None, and 'pad_value' the grey level that the pipeline pads with, or None.
+        'unknown' lists the steps that are not described by this.
     """
+    height_width = list(size)
     found: dict[str, Any] = dict(resize='none', backend='cv2', interpolation='bilinear')
-    found |= dict(pad_value=None, pad_to=None if dynamic else list(size), unknown=[])
+    found |= dict(pad_value=None, pad_to=None if dynamic else height_width, unknown=[])
     edge = None
     for step in _test_dataset(cfg).get('pipeline', []):
         kind = _type_name(step)
@@ -101,14 +99,13 @@ def preparation(cfg: Config, size: Sequence[int], dynamic: bool = False) -> dict
             if dynamic:
                 found['scale'] = sorted(_pair(step.scale), reverse=True)
         elif kind == 'Resize':
-            found |= dict(resize='stretch', size=list(size))
+            found |= dict(resize='stretch', size=height_width)
         elif kind == 'ResizeEdge' and step.get('edge', 'short') == 'short':
             edge = step.scale
         elif kind == 'CenterCrop' and edge is not None:
             # At any size, the crop covers the same part of the picture.
-            part = min(size) / min(_pair(step.crop_size))
-            found |= dict(resize='short_edge', edge=round(edge * part))
-            found['size'] = list(size)
+            scaled = round(edge * min(size) / min(_pair(step.crop_size)))
+            found |= dict(resize='short_edge', edge=scaled, size=height_width)
         elif kind == 'Pad' and 'size' in step:
             value = step.get('pad_val', 0)
             value = value.get('img', 0) if isinstance(value, dict) else value
@@ -132,29 +129,25 @@ def describe(
 ) -> dict:
     """Describe an exported network.
 
-    Args:
-        model (BaseModel): What :func:`mmghostnetv2.init_model` returned.
-        network (nn.Module): What :func:`deployable` returned for the model.
-        output (str): The ``output`` that was passed to :func:`deployable`.
-        shape (Sequence[int]): Shape of the images, (N, 3, H, W).
-        dynamic (bool): Whether the network takes other sizes, too.
-        checkpoint (str, optional): File or URL of its weights.
+    ``network`` is what :func:`deployable` returned for ``model`` and ``output``. It
+    takes images of ``shape``, (N, 3, H, W), and if ``dynamic`` of other sizes, too.
+    ``checkpoint`` is the file or URL of its weights.
 
     Returns:
         dict: Values for JSON: the task, the names of the outputs, the input, how to
         prepare a picture and the classes. For detectors it has 'clip', whether to clip
-        boxes to the picture, and for the output 'dense' also 'suppression'.
+        boxes to the picture, and for the output 'dense' also 'suppression', the number
+        of boxes on each level for images of ``shape`` and the thresholds of the NMS.
     """
     cfg, preprocessor = model.cfg, model.data_preprocessor
-    task = find_task(model)
-    pixels = pixel_format(model)
+    task, pixels = find_task(model), pixel_format(model)
+    library = LIBRARIES[task]
     prepare = preparation(cfg, shape[2:], dynamic)
-    names = ('pad_value', 'pad_val')
-    value = next(getattr(preprocessor, n) for n in names if hasattr(preprocessor, n))
+    value = getattr(preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0))
     # Padding comes after the normalisation, except where the pipeline pads.
     grey = prepare.pop('pad_value')
     colour = [value * s + m for m, s in zip(pixels.mean, pixels.std, strict=True)]
-    colour = [float(grey)] * 3 if grey is not None else colour
+    colour = colour if grey is None else [float(grey)] * 3
     prepare['pad_colour'] = colour if pixels.rgb else colour[::-1]
     prepare['divisor'] = getattr(preprocessor, 'pad_size_divisor', 1) or 1
     meta = dict(
@@ -172,37 +165,22 @@ def describe(
         ),
         prepare=prepare,
         **dataset_meta(cfg, checkpoint),
-        versions=dict(mmghostnetv2=__version__, torch=torch.__version__),
+        versions={
+            'mmghostnetv2': __version__,
+            'torch': torch.__version__,
+            library: version(library),
+        },
     )
-    meta['versions'][LIBRARIES[task]] = version(LIBRARIES[task])
     last: Any = network[-1] if isinstance(network, nn.Sequential) else network
     if isinstance(last, Detector):
         # The network clips boxes to its input, which includes padding. The libraries
         # clip them to the picture, which includes only the padding by the pipeline.
         meta['clip'] = last.clip and grey is None
     if output == 'dense':
-        meta['suppression'] = describe_suppression(last, shape)
+        with torch.no_grad():
+            levels = [level.boxes.shape[1] for level in last.decode(torch.zeros(shape))]
+        meta['suppression'] = dict(levels=levels, **last.settings)
     return meta
-
-
-@torch.no_grad()
-def describe_suppression(detector: Detector, shape: Sequence[int]) -> dict:
-    """Describe the non-maximum suppression that must follow the 'dense' output.
-
-    Returns:
-        dict: 'levels', the number of boxes on each level for images of ``shape``, and
-        the thresholds.
-    """
-    cfg, levels = detector.cfg, detector.decode(torch.zeros(*shape))
-    return dict(
-        levels=[level.boxes.shape[1] for level in levels],
-        score_thr=cfg.get('score_thr', 0),
-        conf_thr=cfg.get('conf_thr', -1),
-        nms_pre=cfg.get('nms_pre', -1),
-        min_bbox_size=cfg.get('min_bbox_size', -1),
-        iou_threshold=detector.iou_threshold,
-        max_per_img=cfg.max_per_img,
-    )
 
 
 def metadata_path(model_file: Path) -> Path:

@@ -73,14 +73,9 @@ def batch_nms(
 ) -> Tensor:
     """Suppress boxes that overlap a better one; in ONNX this is NonMaxSuppression.
 
-    Args:
-        boxes (Tensor): (N, A, 4).
-        scores (Tensor): (N, 1, A); boxes whose score is 0 are ignored.
-        iou_threshold (float): Boxes with a larger overlap are suppressed.
-        number (int): Largest number of boxes of an image.
-
-    Returns:
-        Tensor: A row (image, 0, box) for each box that stays, (K, 3).
+    Of the ``boxes`` (N, A, 4) with ``scores`` (N, 1, A) above 0, those stay whose
+    overlap with each better one is at most ``iou_threshold``; in an image at most the
+    ``number`` best. The result has a row (image, 0, box) for each of them, (K, 3).
     """
     rows = []
     for image, (box, (score,)) in enumerate(zip(boxes, scores, strict=True)):
@@ -151,44 +146,21 @@ def _anchor_levels(head: BaseModule, features: Sequence[Tensor]) -> list[Level]:
     return levels
 
 
-def _predicts_as(module: nn.Module, base: type, *methods: str) -> bool:
-    """Tell whether a module inherits these methods from ``base`` unchanged."""
+def _require_inherited(module: nn.Module, base: type, *methods: str) -> None:
+    """Raise a NotImplementedError unless these methods are those of ``base``."""
     cls = type(module)
-    return all(getattr(cls, m, None) == getattr(base, m, None) for m in methods)
-
-
-def _refusal(module: nn.Module) -> NotImplementedError:
-    return NotImplementedError(
-        f'{type(module).__name__} overrides the prediction of its base class, so its '
-        "predictions cannot be exported; export its backbone's output 'features'"
-    )
-
-
-def find_levels(head: BaseModule):
-    """Return the function that decodes a head's maps, ``(head, features) -> levels``.
-
-    Raises:
-        NotImplementedError: The head overrides the prediction of its base class.
-    """
-    from mmdet.models.dense_heads import YOLOV3Head
-    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-
-    methods = ['predict', 'predict_by_feat', '_predict_by_feat_single']
-    methods += ['_bbox_post_process']
-    if _predicts_as(head, YOLOV3Head, *methods):
-        return _yolo_levels
-    as_base = _predicts_as(head, BaseDenseHead, *methods)
-    if as_base and head.bbox_coder.encode_size == 4:
-        return _anchor_levels
-    raise _refusal(head)
+    if any(getattr(cls, m, None) != getattr(base, m, None) for m in methods):
+        raise NotImplementedError(
+            f'{cls.__name__} overrides the prediction of its base class, so its '
+            "predictions cannot be exported; export its backbone's output 'features'"
+        )
 
 
 class Detector(nn.Module):
     """Computes the boxes of images before or after non-maximum suppression (NMS).
 
-    Args:
-        model (BaseModel): One-stage detector of mmdet.
-        suppress (bool): Whether to apply NMS and sort the boxes by score.
+    ``model`` is a one-stage detector of mmdet. With ``suppress`` the network applies
+    NMS and sorts the boxes by score.
 
     Raises:
         NotImplementedError: The detector has two stages, its head overrides the
@@ -202,24 +174,38 @@ class Detector(nn.Module):
                 f'{type(model).__name__}: two-stage detectors, and those without a '
                 "bbox_head, cannot be exported; export the backbone's output 'features'"
             )
-        self.model = model
-        self.suppress = suppress
-        self.levels = find_levels(model.bbox_head)
-        self.cfg = model.bbox_head.test_cfg
-        options = dict(self.cfg.nms)
-        self.iou_threshold = options.pop('iou_threshold')
+        from mmdet.models.dense_heads import YOLOV3Head
+        from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+
+        head = model.bbox_head
+        is_yolo = isinstance(head, YOLOV3Head)
+        methods = 'predict', 'predict_by_feat', '_predict_by_feat_single'
+        base = YOLOV3Head if is_yolo else BaseDenseHead
+        _require_inherited(head, base, *methods, '_bbox_post_process')
+        if head.bbox_coder.encode_size != 4:
+            raise NotImplementedError('only boxes of four numbers can be exported')
+        cfg, options = head.test_cfg, dict(head.test_cfg.nms)
+        threshold = options.pop('iou_threshold')
         if options.pop('type', 'nms') != 'nms' or options:
             raise NotImplementedError(
                 'the only non-maximum suppression that can be exported is by class, '
-                f"dict(type='nms', iou_threshold=...), not {dict(self.cfg.nms)}"
+                f"dict(type='nms', iou_threshold=...), not {dict(cfg.nms)}"
             )
-        coder = model.bbox_head.bbox_coder
-        self.clip = self.levels is not _yolo_levels and coder.clip_border
-        self.output_names: tuple[str, ...] = ('boxes', 'scores')
-        if suppress:
-            self.output_names = ('dets', 'labels')
-        elif self.levels is _yolo_levels:
-            self.output_names = ('boxes', 'scores', 'objectness')
+        # Options that a config may omit, with the values that then hold.
+        defaults = dict(score_thr=0, conf_thr=-1, nms_pre=-1, min_bbox_size=-1)
+        self.settings = {name: cfg.get(name, value) for name, value in defaults.items()}
+        self.settings |= dict(iou_threshold=threshold, max_per_img=cfg.max_per_img)
+        self.model = model
+        self.suppress = suppress
+        self.levels = _yolo_levels if is_yolo else _anchor_levels
+        self.clip = not is_yolo and head.bbox_coder.clip_border
+        self.output_names: tuple[str, ...] = ('dets', 'labels')
+        if not suppress:
+            self.output_names = ('boxes', 'scores')
+            with torch.no_grad():  # only the maps of a head tell whether it has factors
+                (level, *_) = self.eval().decode(torch.zeros(1, 3, 64, 64))
+            if level.factors is not None:
+                self.output_names += ('objectness' if is_yolo else 'factors',)
 
     def decode(self, images: Tensor) -> list[Level]:
         """Compute all boxes, clipped to the images if the head clips its boxes."""
@@ -238,29 +224,25 @@ class Detector(nn.Module):
     def candidates(self, level: Level) -> tuple[Tensor, Tensor, Tensor]:
         """Select the P best pairs of a box and a class.
 
-        Returns:
-            tuple[Tensor, Tensor, Tensor]: Boxes (N, P, 4), scores (N, P), which are 0
-            where a pair is below a threshold, and labels (N, P).
+        Returns boxes (N, P, 4), scores (N, P), which are 0 where a pair is below a
+        threshold, and labels (N, P).
         """
         boxes, scores, factors = level
-        classes = scores.shape[-1]
-        allowed = scores > self.cfg.get('score_thr', 0)
-        if factors is not None and self.cfg.get('conf_thr', -1) > 0:
-            allowed = allowed & (factors >= self.cfg.conf_thr).unsqueeze(-1)
+        classes, settings = scores.shape[-1], self.settings
+        allowed = scores > settings['score_thr']
+        if factors is not None and settings['conf_thr'] > 0:
+            allowed = allowed & (factors >= settings['conf_thr']).unsqueeze(-1)
         pairs = scores.masked_fill(~allowed, 0).flatten(1)
-        number = pairs.shape[1]
-        limit = self.cfg.get('nms_pre', -1)
-        if limit > 0:
-            number = min(number, limit)
-        best, index = pairs.topk(number)
+        number, limit = pairs.shape[1], settings['nms_pre']
+        best, index = pairs.topk(min(number, limit) if limit > 0 else number)
         box = index // classes
         chosen = boxes.gather(1, box.unsqueeze(-1).expand(-1, -1, 4))
         if factors is not None:
             best = best * factors.gather(1, box)
-        smallest = self.cfg.get('min_bbox_size', -1)
-        if smallest >= 0:
+        if settings['min_bbox_size'] >= 0:
             sides = chosen[..., 2:] - chosen[..., :2]
-            best = best.masked_fill((sides <= smallest).any(-1), 0)
+            small = (sides <= settings['min_bbox_size']).any(-1)
+            best = best.masked_fill(small, 0)
         return chosen, best, index % classes
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -273,8 +255,9 @@ class Detector(nn.Module):
             score 0, no area and the label -1.
 
             Without it, the 'boxes' (N, A, 4) of all levels and their 'scores'
-            (N, A, C). YOLOv3 adds their 'objectness' (N, A), by which the scores must
-            be multiplied.
+            (N, A, C). YOLOv3 adds their 'objectness' (N, A), and heads such as FCOS's
+            and ATSS's add their centerness as 'factors' (N, A). The scores must be
+            multiplied by them.
         """
         levels = self.decode(images)
         if not self.suppress:
@@ -286,13 +269,9 @@ class Detector(nn.Module):
         # that boxes of different classes do not overlap. The rounding is also mmcv's.
         largest = boxes.masked_fill((scores == 0).unsqueeze(-1), 0).amax((1, 2))
         apart = labels * (largest + 1).unsqueeze(1)
-        number = self.cfg.max_per_img
-        rows = batch_nms(
-            boxes + apart.unsqueeze(-1),
-            scores.unsqueeze(1),
-            self.iou_threshold,
-            number,
-        )
+        shifted = boxes + apart.unsqueeze(-1)
+        threshold, number = self.settings['iou_threshold'], self.settings['max_per_img']
+        rows = batch_nms(shifted, scores.unsqueeze(1), threshold, number)
         image, _, box = rows.unbind(1)
         index = image * scores.shape[1] + box
         stays = torch.zeros_like(scores).flatten().index_fill(0, index, 1)
@@ -311,12 +290,9 @@ class Detector(nn.Module):
 class Segmentor(nn.Module):
     """Labels the pixels of images (N, 3, H, W); returns 'labels' (N, H, W).
 
-    Args:
-        model (BaseModel): Segmentor of mmseg.
-
     Raises:
-        NotImplementedError: The segmentor or its head overrides the prediction of its
-            base class, it predicts in a sliding window, or it has several heads or a
+        NotImplementedError: The segmentor (such as a cascade) or its head overrides the
+            prediction of its base class, it predicts in a sliding window, or it has a
             single output channel.
     """
 
@@ -327,20 +303,14 @@ class Segmentor(nn.Module):
         from mmseg.models.decode_heads.decode_head import BaseDecodeHead
         from mmseg.models.segmentors import EncoderDecoder
 
-        if isinstance(model.decode_head, nn.ModuleList):
-            raise NotImplementedError(
-                f'a cascade of heads, {type(model).__name__}, cannot be exported'
-            )
         methods = 'predict', 'inference', 'whole_inference', 'encode_decode'
-        if not _predicts_as(model, EncoderDecoder, *methods, 'postprocess_result'):
-            raise _refusal(model)
+        _require_inherited(model, EncoderDecoder, *methods, 'postprocess_result')
         head = model.decode_head
-        if not _predicts_as(head, BaseDecodeHead, 'predict', 'predict_by_feat'):
-            raise _refusal(head)
-        if model.test_cfg.mode != 'whole':
+        _require_inherited(head, BaseDecodeHead, 'predict', 'predict_by_feat')
+        mode = model.test_cfg.mode
+        if mode != 'whole':
             raise NotImplementedError(
-                f'test_cfg.mode={model.test_cfg.mode!r} cannot be exported, only '
-                "'whole' images"
+                f"test_cfg.{mode=} cannot be exported, only 'whole' images"
             )
         if model.out_channels == 1:
             raise NotImplementedError(
@@ -349,14 +319,9 @@ class Segmentor(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Label each pixel with its class."""
         logits = self.model.decode_head(self.model.extract_feat(images))
-        logits = F.interpolate(
-            logits,
-            images.shape[-2:],
-            mode='bilinear',
-            align_corners=self.model.align_corners,
-        )
+        size, corners = images.shape[-2:], self.model.align_corners
+        logits = F.interpolate(logits, size, mode='bilinear', align_corners=corners)
         return logits.argmax(1)
 
 
@@ -373,17 +338,17 @@ class Classifier(nn.Module):
         super().__init__()
         from mmpretrain.models import ClsHead
 
-        if not _predicts_as(model.head, ClsHead, 'predict', '_get_predictions'):
-            raise _refusal(model.head)
+        _require_inherited(model.head, ClsHead, 'predict', '_get_predictions')
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify."""
         return self.model.head(self.model.extract_feat(images)).softmax(1)
 
 
 class Features(nn.Module):
-    """Computes the backbone's features of images (N, 3, H, W): 'features0' and so on.
+    """Computes the backbone's features of images (N, 3, H, W), shallow to deep.
+
+    They are named 'features0' and so on.
 
     Raises:
         NotImplementedError: The backbone has no ``out_indices``.
@@ -401,7 +366,6 @@ class Features(nn.Module):
         self.output_names = tuple(f'features{i}' for i in range(len(stages)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Compute the features, shallow to deep."""
         return tuple(self.backbone(images))
 
 
@@ -452,16 +416,12 @@ def deployable(
     network: Any
     if output == 'features':
         network = Features(model)
+    elif (task := find_task(model)) == 'detection':
+        network = Detector(model, suppress=output == 'predictions')
+    elif output == 'dense':
+        raise ValueError(f"output 'dense' is for detectors, not for {task}")
     else:
-        task = find_task(model)
-        if task == 'detection':
-            network = Detector(model, suppress=output == 'predictions')
-        elif output == 'dense':
-            raise ValueError(f"output 'dense' is for detectors, not for {task}")
-        else:
-            network = dict(classification=Classifier, segmentation=Segmentor)[task](
-                model
-            )
+        network = (Classifier if task == 'classification' else Segmentor)(model)
     if preprocess:
         names = network.output_names
         network = nn.Sequential(Normalize(pixel_format(model)), network)

@@ -26,26 +26,19 @@ def before_the_last_layers(model) -> list[str]:
 
 
 def quantize(source: Path, images: Sequence[np.ndarray], path: Path) -> None:
-    """Quantise an ONNX file to 8-bit integers.
+    """Quantise an ONNX file to 8-bit integers and write the result to ``path``.
 
-    Args:
-        source (Path): File of a network in float32 with one input.
-        images (Sequence[np.ndarray]): Inputs from which the ranges of values are taken.
-        path (Path): File to write.
+    ``source`` is the file of a network in float32 with one input, and ``images`` are
+    inputs from which the ranges of values are taken.
 
     Raises:
         ValueError: ``images`` is empty.
     """
     import onnx
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):
+    class Reader(quantization.CalibrationDataReader):
         def __init__(self, name: str) -> None:
             self.feeds = ({name: image} for image in images)
 
@@ -58,14 +51,14 @@ def quantize(source: Path, images: Sequence[np.ndarray], path: Path) -> None:
         prepared = Path(folder, 'prepared.onnx')
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         model = onnx.load(prepared)
-        quantize_static(
+        quantization.quantize_static(
             prepared,
             path,
             Reader(model.graph.input[0].name),
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=WEIGHTED,
             nodes_to_quantize=before_the_last_layers(model),
             # OpenVINO fuses this pattern: inputs are quantised, outputs are not.

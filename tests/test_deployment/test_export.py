@@ -200,6 +200,23 @@ def test_wrong_arguments(fails):
         assert re.search(message, fails('none', *args, out=out, error=SystemExit))
 
 
+@pytest.mark.parametrize(
+    ('form', 'option', 'known'),
+    [
+        ('onnx', 'half', 'dynamic'),
+        ('ncnn', 'int8', 'half'),
+        ('openvino', 'dynamic', 'none'),
+    ],
+)
+def test_options_that_a_runtime_lacks(tmp_path, form, option, known):
+    needs(FORMATS[form].name)
+    path, model = tmp_path / f'a{FORMATS[form].suffix}', torch.nn.Identity()
+    message = f"{FORMATS[form].title} has no option '{option}'; its options: {known}$"
+    with pytest.raises(ValueError, match=message):
+        export.export_model(model, path, (32, 32), **{option: True})
+    assert not path.exists()
+
+
 def test_what_cannot_be_exported(fails, trained, tmp_path):
     needs('onnxruntime')
     assert 'none' in fails('none')

@@ -190,6 +190,23 @@ def test_names_of_outputs(detector):
     assert deployable(model, 'dense').output_names == tuple(dense)
 
 
+def test_heads_with_centerness_name_it_too():
+    pytest.importorskip('mmdet', reason='needs mmdet')
+    name, options = (
+        'retinanet_ghostnetv2_fpn_coco',
+        {'model.bbox_head.type': 'ATSSHead'},
+    )
+    model = init_model(config_path(name), cfg_options=options)
+    network = deployable(model, 'dense')
+    assert network.output_names == ('boxes', 'scores', 'factors')
+    with torch.no_grad():
+        _, scores, factors = network(torch.zeros(1, 3, 64, 64))
+    assert factors.shape == scores.shape[:2]
+    model.bbox_head.bbox_coder.encode_size = 5  # rotated boxes
+    with pytest.raises(NotImplementedError, match='only boxes of four numbers'):
+        deployable(model, 'dense')
+
+
 def test_what_cannot_be_exported_is_refused(classifier):
     model, _ = classifier
     with pytest.raises(ValueError, match="one of .* got 'boxes'"):

@@ -294,6 +294,14 @@ def test_bad_arguments_are_named(tool, exported, image, tmp_path, monkeypatch):
     assert 'needs onnxruntime, pip install onnxruntime' in fails(model, image)
 
 
+def test_suffixes_in_capitals_are_known(tool, exported, tmp_path):
+    """As in export.py."""
+    path = shutil.copy(exported('classifier') / 'a.onnx', tmp_path / 'a.ONNX')
+    shutil.copy(exported('classifier') / 'a.onnx.json', f'{path}.json')
+    session, meta = tool.open_model(path)
+    assert session(np.zeros(meta['input']['shape'], 'f4'))[0].shape == (1, 20)
+
+
 FOUND = {
     'detection': [np.array([[[1, 2, 6, 7, 0.9]]], 'f4'), np.array([[0]])],
     'segmentation': [np.ones((1, 8, 8), 'i8')],

@@ -55,14 +55,14 @@ def pad_to_size(image, meta):
 
 def predict(model, session, meta, data):
     """Run an exported network, image by image, instead of a model's test step."""
-    data = model.data_preprocessor(data, False)
+    data, form = model.data_preprocessor(data, False), meta['input']
     for image, sample in zip(data['inputs'], data['data_samples'], strict=True):
-        if not meta['input']['dynamic']:
+        if not form['dynamic']:
             image = pad_to_size(image, meta)
-        if meta['input']['preprocess']:
-            mean, std = (torch.tensor(meta['input'][x]) for x in ('mean', 'std'))
-            image = image * std[:, None, None] + mean[:, None, None]
-            image = image if meta['input']['rgb'] else image.flip(0)
+        if form['preprocess']:
+            mean, std = (torch.tensor(form[x])[:, None, None] for x in ('mean', 'std'))
+            image = image * std + mean
+            image = image if form['rgb'] else image.flip(0)
         outputs = [x[0] for x in session(image[None].numpy())]
         if meta['task'] == 'classification':
             scores = torch.from_numpy(outputs[0])

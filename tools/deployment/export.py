@@ -47,13 +47,9 @@ def parse(argv):
     add_out(parser, 'file to write', [*formats], required=True)
     text = 'format of the file (default: by the suffix of --out)'
     add('--format', choices=formats.values(), help=text)
-    add(
-        '--output',
-        choices=OUTPUTS,
-        default='predictions',
-        help="what the file returns: predictions (default), a detector's dense boxes "
-        "and scores before NMS, or the backbone's features",
-    )
+    text = "what the file returns: predictions (default), a detector's dense boxes and "
+    text += "scores before NMS, or the backbone's features"
+    add('--output', choices=OUTPUTS, default='predictions', help=text)
     text = 'take RGB pixels of 0 to 255; the exported network normalises them'
     add('--with-preprocess', action='store_true', help=text)
     text = 'ONNX: leave batch, height and width free; --shape is then an example'

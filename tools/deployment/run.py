@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import traceback
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,10 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 SUFFIXES = {'.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 PILLOW_MODES = {mode.name.lower(): mode for mode in Image.Resampling}
-# Keys that a description must have.
+# Keys that a description must have, and those that depend on prepare['resize'].
 KEYS = 'task', 'output', 'outputs', 'input', 'prepare', 'classes', 'palette'
 INPUT_KEYS = 'shape', 'dynamic', 'preprocess', 'rgb', 'mean', 'std'
-PREPARE_KEYS = 'resize', 'backend', 'interpolation', 'pad_to', 'unknown', 'pad_colour'
-PREPARE_KEYS += ('divisor',)
+PREPARE_KEYS = 'backend', 'interpolation', 'pad_to', 'unknown', 'pad_colour', 'divisor'
 RESIZE_KEYS = dict(none=(), stretch=('size',), fit=(), short_edge=('edge', 'size'))
 
 
@@ -128,28 +128,21 @@ RUNTIMES = {
 
 
 def read_description(path):
-    """Read the description of an exported model, NAME.onnx.json beside NAME.onnx.
-
-    Raises:
-        FileNotFoundError: The file or its description is missing.
-        ValueError: The description cannot be read or lacks a key.
-    """
+    """Read and check the description of NAME.onnx, NAME.onnx.json beside it."""
     sidecar = path.with_name(f'{path.name}.json')
     for file, what in ((path, 'model'), (sidecar, 'description of the model')):
         if not file.is_file():
             raise FileNotFoundError(f'no such {what}: {file}')
     try:
         meta = json.loads(sidecar.read_text())
-        keys = KEYS
+        keys = (*KEYS, 'suppression') if meta['output'] == 'dense' else KEYS
         if meta['task'] == 'detection' and meta['output'] != 'features':
-            keys += ('clip',)
-        if meta['output'] == 'dense':
-            keys += ('suppression',)
-        prepare_keys = PREPARE_KEYS + RESIZE_KEYS[meta['prepare']['resize']]
-        parts = meta, meta['input'], meta['prepare']
-        for part, names in zip(parts, (keys, INPUT_KEYS, prepare_keys), strict=True):
-            for name in names:
-                part[name]
+            keys = (*keys, 'clip')
+        prepare, resize_keys = meta['prepare'], RESIZE_KEYS[meta['prepare']['resize']]
+        # Each of these raises a KeyError with the first key that is missing.
+        itemgetter(*keys)(meta)
+        itemgetter(*INPUT_KEYS)(meta['input'])
+        itemgetter(*PREPARE_KEYS, *resize_keys)(prepare)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f'{sidecar} is not a description of a model: {one_line(error)}'
@@ -158,11 +151,7 @@ def read_description(path):
 
 
 def open_model(path, threads=0):
-    """Open an exported model.
-
-    Args:
-        path (Path): File of the model.
-        threads (int): Number of threads; with 0 the runtime decides.
+    """Open an exported model on ``threads`` threads; with 0 the runtime decides.
 
     Returns:
         tuple[Callable, dict]: Function that takes images (N, 3, H, W) and returns the
@@ -174,7 +163,8 @@ def open_model(path, threads=0):
             or the test pipeline has a step that this script does not have.
         ImportError: The runtime is missing.
     """
-    if path.suffix not in RUNTIMES:
+    suffix = path.suffix.lower()
+    if suffix not in RUNTIMES:
         known = ', '.join(RUNTIMES)
         raise ValueError(f'{path} is of an unknown format; a model ends in {known}')
     meta = read_description(path)
@@ -185,7 +175,7 @@ def open_model(path, threads=0):
             f'{path}: the test pipeline has steps that cannot be done here: {steps}; '
             f"if pictures need none of them, empty 'unknown' in {path.name}.json"
         )
-    opener, package = RUNTIMES[path.suffix]
+    opener, package = RUNTIMES[suffix]
     try:
         return opener(path, threads), meta
     except ImportError as error:
@@ -208,12 +198,8 @@ def read_image(path):
 def resize_as_opencv(image, size):
     """Resize by OpenCV's bilinear interpolation, which does not smooth when it shrinks.
 
-    Args:
-        image (np.ndarray): (H, W, 3), uint8.
-        size (tuple[int, int]): New width and height.
-
-    Returns:
-        np.ndarray: uint8, computed with integers and rounded as in OpenCV.
+    ``image`` is (H, W, 3), uint8, and ``size`` the new width and height. The result is
+    uint8, computed with integers and rounded as in OpenCV.
     """
 
     def weigh(old, new):
@@ -246,11 +232,7 @@ def resize(image, size, prepare):
 
 
 def prepare_image(image, meta):
-    """Turn a picture into the network's input.
-
-    Args:
-        image (PIL.Image.Image): RGB.
-        meta (dict): Description of the model.
+    """Turn an RGB picture of PIL into the input of the described network.
 
     Returns:
         tuple[np.ndarray, tuple[int, int]]: Images (1, 3, H, W), and the width and
@@ -261,40 +243,33 @@ def prepare_image(image, meta):
         ValueError: The network does not take pictures of this size.
     """
     prepare, form = meta['prepare'], meta['input']
-    (width, height), kind = image.size, prepare['resize']
+    kind, pad_to, size = prepare['resize'], prepare['pad_to'], image.size
+    short, long = sorted(size)
     if kind == 'stretch':
-        pixels = resize(image, tuple(prepare['size'][::-1]), prepare)
+        size = prepare['size'][::-1]
     elif kind == 'fit':
         if 'scale' in prepare:
-            long, short = prepare['scale']
-            factor = min(long / max(image.size), short / min(image.size))
+            factor = min(prepare['scale'][0] / long, prepare['scale'][1] / short)
         else:
-            inside_h, inside_w = prepare['pad_to']
-            factor = min(inside_h / height, inside_w / width)
-        size = [max(int(side * factor + 0.5), 1) for side in image.size]
-        pixels = resize(image, tuple(size), prepare)
+            factor = min(pad_to[1] / size[0], pad_to[0] / size[1])
+        size = [max(int(side * factor + 0.5), 1) for side in size]
     elif kind == 'short_edge':
-        edge = prepare['edge']
-        if width < height:
-            size = edge, int(edge * height / width)
-        else:
-            size = int(edge * width / height), edge
-        pixels = resize(image, size, prepare)
+        size = [int(prepare['edge'] * side / short) for side in size]
+    pixels = resize(image, tuple(size), prepare)
+    if kind == 'short_edge':
         height, width = prepare['size']
-        top, left = (
-            max(round((old - new) / 2), 0)
-            for old, new in zip(pixels.shape, (height, width), strict=False)
-        )
+        top = max(round((pixels.shape[0] - height) / 2), 0)
+        left = max(round((pixels.shape[1] - width) / 2), 0)
         pixels = pixels[top : top + height, left : left + width]
-    else:
-        pixels = np.asarray(image)
     inside_h, inside_w = pixels.shape[:2]
-    target_h, target_w = prepare['pad_to'] or (inside_h, inside_w)
     divisor = prepare['divisor']
-    target_h, target_w = (-(-x // divisor) * divisor for x in (target_h, target_w))
-    wrong = inside_h > target_h or inside_w > target_w
+    target_h, target_w = (
+        -(-side // divisor) * divisor for side in pad_to or pixels.shape[:2]
+    )
     if kind in ('none', 'short_edge') and not form['dynamic']:
         wrong = [inside_h, inside_w] != form['shape'][2:]
+    else:
+        wrong = inside_h > target_h or inside_w > target_w
     if wrong:
         raise ValueError(
             f'the picture has {inside_w}x{inside_h} pixels where the network takes '
@@ -316,15 +291,10 @@ def prepare_image(image, meta):
 def suppress(boxes, scores, factors, settings):
     """Select from dense boxes as the detector does: by thresholds, then by NMS.
 
-    Args:
-        boxes (np.ndarray): (A, 4), pixels of the network's input.
-        scores (np.ndarray): (A, C).
-        factors (np.ndarray | None): (A,), YOLOv3's objectness; scores are multiplied
-            by it.
-        settings (dict): 'suppression' of the description.
-
-    Returns:
-        tuple[np.ndarray, np.ndarray]: Boxes with score (K, 5), best first, and labels.
+    ``boxes`` are (A, 4), in pixels of the network's input, and ``scores`` (A, C), which
+    are multiplied by the ``factors`` (A,), YOLOv3's objectness, if any. ``settings`` is
+    'suppression' of the description. Returns boxes with score (K, 5), best first, and
+    labels (K,).
 
     Raises:
         ValueError: The description has a different number of boxes.
@@ -370,20 +340,12 @@ def suppress(boxes, scores, factors, settings):
     return np.column_stack([boxes[kept], scores[kept]]), labels[kept]
 
 
-def boxes_in_picture(boxes, size, inside, clip):
-    """Convert boxes (K, 4) from pixels of the network's input to those of the picture.
+def find_boxes(outputs, size, inside, meta):
+    """List detections in pixels of the picture, best first, as (box, score, label).
 
     ``size`` is width and height of the picture, and ``inside`` its width and height in
-    the network's input; with ``clip`` the boxes are clipped to the picture.
+    the network's input.
     """
-    corners = boxes.reshape(-1, 2, 2)
-    if clip:
-        corners = corners.clip(0, inside)
-    return (corners * np.divide(size, inside)).reshape(-1, 4)
-
-
-def find_boxes(outputs, image, inside, meta):
-    """List detections in pixels of the picture, best first, as (box, score, label)."""
     if meta['output'] == 'dense':
         boxes, scores, *factors = (output[0] for output in outputs)
         factors = factors[0].reshape(-1) if factors else None
@@ -391,7 +353,10 @@ def find_boxes(outputs, image, inside, meta):
     else:
         dets, labels = (output[0] for output in outputs)
     dets, labels = dets[labels >= 0], labels[labels >= 0]
-    boxes = boxes_in_picture(dets[:, :4], image.size, inside, meta['clip'])
+    corners = dets[:, :4].reshape(-1, 2, 2)
+    if meta['clip']:
+        corners = corners.clip(0, inside)
+    boxes = (corners * np.divide(size, inside)).reshape(-1, 4)
     return list(zip(boxes.tolist(), dets[:, 4].tolist(), labels.tolist(), strict=True))
 
 
@@ -460,33 +425,29 @@ def predict(session, meta, image, score_thr):
         with their share of the pixels, or names and shapes of features; and the
         drawing of boxes or pixels.
     """
+
+    def named(label, **values):
+        return dict(label=label, name=class_name(label, meta), **values)
+
     images, inside = prepare_image(image, meta)
     outputs = session(images)
     if meta['output'] == 'features':
-        return [
-            dict(name=name, shape=list(output.shape))
-            for name, output in zip(meta['outputs'], outputs, strict=True)
-        ], None
+        names = zip(meta['outputs'], outputs, strict=True)
+        return [dict(name=name, shape=list(x.shape)) for name, x in names], None
     if meta['task'] == 'classification':
         scores = outputs[0][0]
         best = np.argsort(-scores, kind='stable')[:5].tolist()
-        return [
-            dict(label=i, name=class_name(i, meta), score=float(scores[i]))
-            for i in best
-        ], None
+        return [named(label, score=float(scores[label])) for label in best], None
     if meta['task'] == 'detection':
-        found = find_boxes(outputs, image, inside, meta)
+        found = find_boxes(outputs, image.size, inside, meta)
         found = [row for row in found if row[1] >= score_thr]
-        return [
-            dict(label=label, name=class_name(label, meta), score=score, box=box)
-            for box, score, label in found
-        ], draw_boxes(image, found, meta)
+        rows = [named(label, score=score, box=box) for box, score, label in found]
+        return rows, draw_boxes(image, found, meta)
     labels = find_labels(outputs, image, inside)
     shares = np.bincount(labels.ravel()) / labels.size
     classes = np.argsort(-shares, kind='stable')[: np.count_nonzero(shares)].tolist()
-    return [
-        dict(label=i, name=class_name(i, meta), share=float(shares[i])) for i in classes
-    ], draw_labels(image, labels, classes, meta)
+    rows = [named(label, share=float(shares[label])) for label in classes]
+    return rows, draw_labels(image, labels, classes, meta)
 
 
 def line_of(row):

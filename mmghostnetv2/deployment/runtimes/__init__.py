@@ -1,21 +1,13 @@
 """The runtimes that a network may run in on the CPU, one file each.
 
 A further runtime is a file here with its :class:`Runtime` record, its place in
-``RUNTIMES`` and a test. The tools and the docs read the records.
+``RECORDS`` and a test. The tools and the docs read the records.
 """
 
 from importlib.util import find_spec
 from pathlib import Path
 
-from .base import (
-    TOLERANCE,
-    Runtime,
-    Session,
-    flatten,
-    largest_error,
-    require_equal,
-    tensors,
-)
+from .base import TOLERANCE, Runtime, Session, flatten, require_equal, tensors
 from .coreml import COREML
 from .executorch import EXECUTORCH
 from .litert import LITERT
@@ -32,24 +24,12 @@ __all__ = [
     'check_runtime',
     'find_runtime',
     'flatten',
-    'largest_error',
     'require_equal',
     'tensors',
 ]
 
-RUNTIMES = {
-    runtime.name: runtime
-    for runtime in (
-        ONNXRUNTIME,
-        EAGER,
-        COMPILED,
-        OPENVINO,
-        LITERT,
-        NCNN,
-        EXECUTORCH,
-        COREML,
-    )
-}
+RECORDS = ONNXRUNTIME, EAGER, COMPILED, OPENVINO, LITERT, NCNN, EXECUTORCH, COREML
+RUNTIMES = {record.name: record for record in RECORDS}
 
 
 def find_runtime(path: Path) -> Runtime:

@@ -23,52 +23,31 @@ class Runtime(NamedTuple):
     ``write(network, images, path)`` writes a file for images of one shape, and
     ``open(path, threads)`` returns a :data:`Session`. torch's own runtimes have no
     files: their ``write`` is None and their ``open`` takes the network itself.
-
-    Args:
-        name (str): Key of ``RUNTIMES``.
-        title (str): Name for messages.
-        open (Callable): Opens a file, or a network where there are no files.
-        write (Callable, optional): Raises a RuntimeError for what it cannot convert.
-        format (str): Name of the file format, for ``export.py --format``.
-        suffix (str): Suffix of the file, with the dot.
-        companions (tuple[str, ...]): Suffixes of further files that are written.
-        modules (tuple[str, ...]): Modules that it imports beside torch.
-        runs (bool): Whether files can be run, and so compared with torch.
-        suppresses (bool): Whether it has a non-maximum suppression, and so takes whole
-            detectors.
-        dynamic (bool): Whether ``write`` takes ``dynamic=True``, which leaves batch,
-            height and width free.
-        compress (Mapping[str, Callable]): Options of export.py, each with a function
-            ``(network, images, path, value)`` that rewrites the checked file smaller.
-        check (Callable): Raises an ImportError if something else than ``modules`` is
-            missing.
     """
 
-    name: str
-    title: str
+    name: str  # key of RUNTIMES
+    title: str  # name for messages
     open: Callable[[Any, int], Session]
-    write: Callable[..., object] | None = None
-    format: str = ''
-    suffix: str = ''
-    companions: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ()
-    runs: bool = True
-    suppresses: bool = True
-    dynamic: bool = False
+    write: Callable[..., object] | None = None  # RuntimeError if it cannot convert
+    format: str = ''  # name of the file format, for export.py --format
+    suffix: str = ''  # of the file, with the dot
+    companions: tuple[str, ...] = ()  # suffixes of further files that are written
+    modules: tuple[str, ...] = ()  # that it imports beside torch
+    runs: bool = True  # whether files can be run, and so compared with torch
+    suppresses: bool = True  # whether it has NMS, and so takes whole detectors
+    dynamic: bool = False  # whether write takes dynamic=True: free batch, height, width
+    # Options of export.py, each with a function (network, images, path, value) that
+    # rewrites the checked file smaller.
     compress: Mapping[str, Callable] = MappingProxyType({})
+    # Raises an ImportError if something else than the modules is missing.
     check: Callable[[], object] = lambda: None
 
     def convert(self, network: nn.Module, x: Tensor, path: Path) -> Path | nn.Module:
         """Convert a network in eval mode to what :attr:`open` takes.
 
-        Args:
-            network (nn.Module): The network.
-            x (Tensor): Images of the shape that it will take, (N, 3, H, W).
-            path (Path): The file to write, without the runtime's name and suffix.
-
-        Returns:
-            Path | nn.Module: The file, ``path.name.suffix``, or the network itself if
-            the runtime has no files.
+        ``x`` are images of the shape that it will take, (N, 3, H, W). The result is a
+        file, ``path`` with the runtime's name and suffix, or the network itself if the
+        runtime has no files.
         """
         if self.write is None:
             return network
@@ -120,11 +99,8 @@ def require_equal(
 ) -> None:
     """Raise unless the outputs of a runtime are those of torch.
 
-    Args:
-        outputs (Sequence[np.ndarray]): Outputs of the runtime.
-        expected (Sequence[np.ndarray]): Outputs of torch.
-        tolerance (float): Largest difference, relative to an output's largest value.
-        runtime (str): Name of the runtime for the message.
+    ``tolerance`` is the largest difference as a share of an output's largest value, and
+    ``runtime`` is the name of the runtime for the message.
 
     Raises:
         RuntimeError: Number, shapes or values differ, or values are not finite.

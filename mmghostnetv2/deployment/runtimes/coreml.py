@@ -63,7 +63,5 @@ COREML = Runtime(
     modules=('coremltools',),
     runs=False,
     suppresses=False,
-    compress={
-        'half': lambda network, images, path, _: _write(network, images, path, True)
-    },
+    compress={'half': _write},
 )

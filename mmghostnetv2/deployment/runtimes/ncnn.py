@@ -66,7 +66,5 @@ NCNN = Runtime(
     companions=('.bin',),
     modules=('onnx', 'onnxscript', 'pnnx', 'ncnn'),
     suppresses=False,
-    compress={
-        'half': lambda network, images, path, _: _write(network, images, path, True)
-    },
+    compress={'half': _write},
 )

@@ -1,10 +1,10 @@
 """ONNX Runtime, and the export of networks to ONNX with sizes fixed or free."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,10 @@ from .. import networks  # noqa: F401  it registers mmghostnetv2::batch_nms
 from .base import Runtime, Session
 
 
-@contextmanager
-def _free_sizes() -> Iterator[None]:
+def _free_sizes() -> AbstractContextManager:
     """Replace mmseg's Upsample, which fixes sizes because it calls int() on them."""
     if 'mmseg' not in sys.modules:
-        yield
-        return
+        return nullcontext()
     from mmseg.models.utils import Upsample
 
     def upsample(self, x: Tensor) -> Tensor:
@@ -30,11 +28,7 @@ def _free_sizes() -> Iterator[None]:
             align_corners=self.align_corners,
         )
 
-    original, Upsample.forward = Upsample.forward, upsample
-    try:
-        yield
-    finally:
-        Upsample.forward = original
+    return patch.object(Upsample, 'forward', upsample)
 
 
 def write(
@@ -42,15 +36,10 @@ def write(
 ) -> None:
     """Write a network as an ONNX file with the input 'images'.
 
-    Args:
-        network (nn.Module): Network in eval mode. Its outputs get the names in
-            ``output_names``, see :func:`mmghostnetv2.deployment.networks.deployable`,
-            where it has them.
-        images (Tensor): Images of the shape that it will take, (N, C, H, W).
-        path (Path): File to write.
-        dynamic (bool): Leave N, H and W free. Each side must then have at least 33
-            pixels, so that all features have at least two, and YOLOv3 needs multiples
-            of 32.
+    ``network`` is in eval mode; its outputs get the names in its ``output_names`` where
+    it has them. ``images`` have the shape that it will take, (N, C, H, W). ``dynamic``
+    leaves N, H and W free. Each side must then have at least 33 pixels, so that all
+    features have at least two, and YOLOv3 needs multiples of 32.
 
     Raises:
         RuntimeError: The network has an operation that ONNX lacks, or one that takes
