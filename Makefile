@@ -22,6 +22,9 @@ PYTEST = .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope
 # Without this, a process that shares the cores with others trains up to 25 times slower,
 # because the threads of OpenMP wait for each other in a busy loop.
 export GOMP_SPINCOUNT ?= 10000
+# The set-up leaves byte-compiling to the first import. Without it, each process of the
+# tests and of the quickstart would compile torch and OpenMMLab again, for 12 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 # mmengine and mim import it, and each process would say so several times.
 export PYTHONWARNINGS ?= ignore:pkg_resources is deprecated as an API:UserWarning
 
