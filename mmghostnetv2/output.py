@@ -1,5 +1,6 @@
 """Output of the tools: files that appear only when complete, tables, and progress."""
 
+import json
 import os
 import signal
 import sys
@@ -80,15 +81,16 @@ def require_same_config(work_dir: Path, config: Config) -> None:
     Raises:
         FileExistsError: The training there used a different version.
     """
-    used = work_dir / 'quickstart_config.py'
-    if used.exists() and used.read_text() != config.pretty_text:
+    used = work_dir / 'quickstart_config.json'
+    text = json.dumps(config.to_dict(), indent=1, default=str)
+    if used.exists() and used.read_text() != text:
         raise FileExistsError(
             f'{os.path.relpath(config.filename)} has changed since the training in '
             f'{os.path.relpath(work_dir)}: remove that folder, or move it away, to '
             'train again'
         )
     work_dir.mkdir(parents=True, exist_ok=True)
-    used.write_text(config.pretty_text)
+    used.write_text(text)
 
 
 def markdown_table(rows: Sequence[Sequence[object]], numbers: int = 0) -> list[str]:

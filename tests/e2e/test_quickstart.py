@@ -89,7 +89,7 @@ def test_changed_config(work_dirs, run_script):
     """What another version of a config trained is neither resumed nor lost."""
     work_dir = work_dirs / 'yolov3_ghostnetv2_320_digits'
     work_dir.mkdir(parents=True, exist_ok=True)
-    used = work_dir / 'quickstart_config.py'
-    used.write_text('max_epochs = 12\n')
+    used = work_dir / 'quickstart_config.json'
+    used.write_text('{"max_epochs": 12}')
     output = run_script(*COMMAND, expect=1)
     assert 'has changed since the training in work_dirs/short/yolov3' in output

@@ -202,7 +202,7 @@ def test_only_what_lacks_the_last_epoch_is_trained(tool, configs, commands, tmp_
 def test_another_recipe_is_not_mixed_in(tool, configs, commands, tmp_path):
     work_dir = tmp_path / V1 / 'seed_0'
     write_log(work_dir, 'first', {configs[0].train_cfg.max_epochs: 77.0})
-    (work_dir / 'quickstart_config.py').write_text('max_epochs = 12\n')
+    (work_dir / 'quickstart_config.json').write_text('{"max_epochs": 12}')
     with pytest.raises(FileExistsError, match='has changed since the training'):
         tool.train(configs, 0, {}, tmp_path)
     assert commands == []
