@@ -152,7 +152,7 @@ def test_latency(tool, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tool, 'time_interleaved', fake_times)
     argv = ['--tables', '1', '9', '--runtime', 'torch', '--threads', '2']
     assert tool.main([*argv, '--rounds', '3', '--out-dir', str(tmp_path)]) == 0
-    assert len(timed) == len({*timed}) == 8
+    assert len(timed) == len({*timed}) == 9
     rows = read_csv(tmp_path / 'paper_tables.csv')
     for row in rows:
         assert float(row['torch_ms']) == pytest.approx(
