@@ -1,8 +1,9 @@
 """GhostNetV2 as a backbone for every OpenMMLab 2.x library.
 
 Importing the package registers the networks and what their recipes need, adds the
-released models to mmpretrain's hub, and teaches mmengine to read more checkpoints, see
-:mod:`mmghostnetv2.checkpoint`. A config needs only
+released models to mmpretrain's hub, teaches mmengine to read more checkpoints, see
+:mod:`mmghostnetv2.checkpoint`, and provides mmcv's operators where mmcv-lite lacks
+them, see :mod:`mmghostnetv2.mmcv_operators`. A config needs only
 ``custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)``.
 """
 
@@ -30,7 +31,7 @@ def _check_dependencies() -> None:
     for name, minimum in MINIMUM_VERSIONS.items():
         remedy = f'pip install "{name}>={minimum}"'
         if name == 'mmcv':
-            remedy += ', or mmcv-lite, which needs no compiler, for the backbone alone'
+            remedy += ', or mmcv-lite, which needs no compiler'
         try:
             version = import_module(name).__version__
         except ModuleNotFoundError as error:
@@ -54,6 +55,11 @@ def _check_dependencies() -> None:
 
 
 _check_dependencies()
+
+if find_spec('mmcv._ext') is None and find_spec('torchvision'):
+    from .mmcv_operators import provide_operators
+
+    provide_operators()
 
 from . import checkpoint, engine, models  # noqa: E402
 from .apis import config_path, init_model, list_configs, register_models  # noqa: E402

@@ -4,12 +4,12 @@ import http.server
 import json
 import multiprocessing
 import os
-import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -21,15 +21,11 @@ WORKERS = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
 THREADS = max(1, len(os.sched_getaffinity(0)) // WORKERS)
 os.environ.setdefault('OMP_NUM_THREADS', str(THREADS))
 
-with contextlib.suppress(ImportError):  # mmengine is missing
-    from . import unformatted_configs  # noqa: F401
+from .forked import run_as_main  # noqa: E402
 
-try:
-    from mmcv.ops import get_compiling_cuda_version
-except ImportError:  # mmcv-lite: the tests that need operators skip
-    pass
-else:
-    if get_compiling_cuda_version() == 'not available':
+with contextlib.suppress(ImportError):  # a library is missing: its tests skip
+    import_module('mmghostnetv2')  # provides the operators where mmcv lacks them
+    if import_module('mmcv.ops').get_compiling_cuda_version() == 'not available':
         # without them a detector cannot be tested on a GPU
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
@@ -63,20 +59,6 @@ def mim():
     return run
 
 
-def _run_as_main(path, args, cwd, environ, log):
-    """Be ``python PATH ARGS`` in this process; what it prints goes to a file."""
-    with open(log, 'w') as sink:
-        os.dup2(sink.fileno(), 1)
-        os.dup2(sink.fileno(), 2)
-    os.environ.clear()
-    os.environ.update(environ)
-    os.chdir(cwd)
-    sys.argv = [path, *args]
-    paths = environ.get('PYTHONPATH', '').split(os.pathsep)
-    sys.path[:0] = [os.path.dirname(path), *filter(None, paths)]
-    runpy.run_path(path, run_name='__main__')
-
-
 @pytest.fixture(scope='session')
 def run_script():
     """Run a Python script in a process of its own; return what it printed.
@@ -87,13 +69,16 @@ def run_script():
     that has imported them. It has not imported this package.
     """
     forks = multiprocessing.get_context('forkserver')
-    libraries = ['pytest', 'mmdet.apis', 'mmpretrain.apis', 'mmseg.apis']
-    forks.set_forkserver_preload([*libraries, 'tests.unformatted_configs'])
+    libraries = ['pytest', 'mmpretrain.apis', 'mmdet', 'mmseg']
+    # Without compiled operators, only this package makes the rest of them importable.
+    if getattr(sys.modules.get('mmcv._ext'), '__name__', '') == 'mmcv._ext':
+        libraries += ['mmdet.apis', 'mmseg.apis']
+    forks.set_forkserver_preload([*libraries, 'tests.forked'])
 
     def run(path, *args, cwd=ROOT, expect=0, **environ) -> str:
         with tempfile.NamedTemporaryFile('r', errors='replace') as log:
             process = forks.Process(
-                target=_run_as_main,
+                target=run_as_main,
                 args=(
                     str(path),
                     [*map(str, args)],

@@ -104,6 +104,8 @@ def test_prefixed_name_needs_no_custom_imports(
 ):
     """In a process that never imported the package."""
     registry_of(library)
+    if library != 'mmpretrain' and sys.modules['mmcv._ext'].__name__ != 'mmcv._ext':
+        pytest.skip(f'{library} cannot be imported first without compiled operators')
     prefixed = dict(cfg, type=f'mmghostnetv2.{cfg["type"]}')
     script = tmp_path / 'build.py'
     script.write_text(
@@ -119,7 +121,8 @@ def test_backbone_needs_no_compiled_ops():
     """With mmcv-lite, which has no mmcv.ops and no mmcv._ext."""
     code = (
         'import sys\n'
-        'for name in ("mmcv.ops", "mmcv._ext", "mmdet", "mmseg", "mmpretrain"):\n'
+        'for name in ("mmcv.ops", "mmcv._ext", "mmdet", "mmseg", "mmpretrain",'
+        ' "torchvision"):\n'
         '    sys.modules[name] = None\n'
         'import torch, mmghostnetv2\n'
         'network = mmghostnetv2.models.GhostNetV2()\n'

@@ -16,7 +16,6 @@ import sys
 import time
 from pathlib import Path
 
-from mmcv.ops import get_compiling_cuda_version
 from mmengine.config import Config
 
 from mmghostnetv2.arguments import make_parser, run_tool
@@ -77,6 +76,9 @@ def run(title: str, *command: str) -> None:
     # The programs of this environment come first, even if it is not activated.
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ.get("PATH", "")}'
     env = {**os.environ, 'PATH': path}
+    # Importing mmghostnetv2 has provided these operators where mmcv lacks them.
+    from mmcv.ops import get_compiling_cuda_version
+
     if get_compiling_cuda_version() == 'not available':
         env['CUDA_VISIBLE_DEVICES'] = ''  # mmcv's operators would fail on a GPU
     try:

@@ -335,6 +335,7 @@ def test_interrupt_ends_the_whole_process_group(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             setup_env.run(tmp_path, 'sh', '-c', 'sleep 60 & echo $!; wait')
     finally:
+        signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
     pid = (tmp_path / 'setup.log').read_text().strip()
     ended = time.monotonic() + 5
