@@ -98,7 +98,7 @@ def softnms(
     """
     _log_once()
     sized, scores = _with_offset(boxes, offset), scores.clone()
-    left, kept = torch.arange(len(scores)), []
+    left, kept = torch.arange(len(scores)), list[Tensor]()
     while len(left):
         best = left[scores[left].argmax()]
         dets[len(kept)] = torch.cat([boxes[best], scores[best, None]])
