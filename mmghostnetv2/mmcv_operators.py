@@ -4,8 +4,8 @@ mmcv has no wheels for current versions of torch, so its operators must be compi
 which takes minutes and, for a GPU, a CUDA toolkit. ``mmcv-lite`` is mmcv without them.
 With it, importing the package puts this module in the place of ``mmcv._ext``, the
 compiled module from which ``mmcv.ops`` takes its functions. They have the signatures
-that ``mmcv.ops`` calls, write their results into the tensors that it passes, and run on
-the CPU and on CUDA. An operator that is not here raises an error when it is called.
+that ``mmcv.ops`` calls, and write their results into the tensors that it passes. An
+operator that is not here raises an error when it is called.
 """
 
 import sys
