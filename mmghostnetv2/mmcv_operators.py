@@ -26,18 +26,22 @@ def provide_operators() -> None:
     mmcv._ext = sys.modules['mmcv._ext'] = sys.modules[__name__]
 
 
+def _missing(name: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"mmcv's operator {name!r} needs mmcv with compiled operators, but mmcv-lite "
+        'is installed: replace it by mmcv, built from source'
+    )
+
+
 def __getattr__(name: str) -> Callable:
     """Return a function that raises, for an operator that is not here."""
     if name.startswith('_'):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
-    def missing(*args, **kwargs):
-        raise NotImplementedError(
-            f"mmcv's operator {name!r} needs mmcv with compiled operators, but "
-            'mmcv-lite is installed: replace it by mmcv, built from source'
-        )
+    def operator(*args, **kwargs):
+        raise _missing(name)
 
-    return missing
+    return operator
 
 
 @cache
@@ -105,6 +109,7 @@ def softnms(
         kept.append(best)
         left = left[left != best]
         overlap = torchvision.ops.box_iou(sized[best, None], sized[left])[0]
+        overlap = overlap.nan_to_num()  # of two boxes without area
         if method == 2:
             weight = torch.exp(-(overlap**2) / sigma)
         else:
@@ -126,7 +131,7 @@ def _roi_align(
     aligned: bool,
 ) -> Tensor:
     if pool_mode == 0:
-        return __getattr__('roi_align of pool_mode="max"')()
+        raise _missing('roi_align of pool_mode="max"')
     size = aligned_height, aligned_width
     return torchvision.ops.roi_align(
         features, rois, size, spatial_scale, sampling_ratio, aligned
