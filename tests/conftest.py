@@ -16,10 +16,12 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
-# Several workers (pytest -n) share the cores. Torch reads this when it is imported.
-WORKERS = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
-THREADS = max(1, len(os.sched_getaffinity(0)) // WORKERS)
-os.environ.setdefault('OMP_NUM_THREADS', str(THREADS))
+# Workers of pytest -n share the cores. Torch reads OMP_NUM_THREADS when it is imported.
+# It is set in the workers alone, because they inherit what is set in their parent.
+if 'PYTEST_XDIST_WORKER_COUNT' in os.environ:
+    workers = int(os.environ['PYTEST_XDIST_WORKER_COUNT'])
+    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    os.environ.setdefault('OMP_NUM_THREADS', str(threads))
 
 from .forked import run_as_main  # noqa: E402
 
