@@ -88,9 +88,7 @@ def layout(network):
     return found == [True]
 
 
-@pytest.mark.parametrize(
-    'option', ['', '+deploy', pytest.param('+accelerate', marks=needs_gpu)]
-)
+@pytest.mark.parametrize('option', ['', '+deploy'])
 @pytest.mark.parametrize('channels_last', [False, True])
 def test_options(peer, option, channels_last):
     pytest.importorskip('mmpretrain')

@@ -222,3 +222,32 @@ for _ in range(3):
     mmcv_operators.nms(torch.zeros(1, 4), torch.ones(1), 0.5, 0)
 """
     assert run(code).count('take their place') == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_on_a_gpu(dtype):
+    """Called as heads do, the operators give there what they give on the CPU."""
+
+    def results(device):
+        boxes, scores = (t.to(device) for t in random_boxes(60, 0))
+        yield from ops.nms(boxes, scores, iou_threshold=0.4)
+        yield from ops.soft_nms(boxes, scores, iou_threshold=0.4)
+        labels = torch.arange(60, device=device) % 3
+        nms_cfg = dict(type='nms', iou_threshold=0.4, class_agnostic=False)
+        yield from ops.batched_nms(boxes, scores, labels, nms_cfg)
+        generator = torch.Generator().manual_seed(0)
+        features = torch.randn(2, 5, 12, 9, generator=generator).to(device, dtype)
+        logits = torch.randn(60, 4, generator=generator).to(device, dtype)
+        features.requires_grad_(), logits.requires_grad_()
+        pooled = ops.roi_align(
+            features, random_rois(20, 1).to(device, dtype), (3, 4), 0.25
+        )
+        target = torch.arange(60, device=device) % 5
+        losses = ops.sigmoid_focal_loss(logits, target, 2.0, 0.25, None, 'none')
+        (pooled.square().sum() + losses.sum()).backward()
+        yield from (pooled, losses, features.grad, logits.grad)
+
+    for gpu, cpu in zip(results('cuda'), results('cpu'), strict=True):
+        tolerance = dict(rtol=2e-2, atol=2e-2) if gpu.dtype == torch.half else {}
+        torch.testing.assert_close(gpu.cpu(), cpu, **tolerance)

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..acceleration import accelerate
 from ..apis import init_model
 from ..models import fold_norms
 
@@ -56,7 +55,7 @@ class Backbone(nn.Module):
         return self.backbone(x)
 
 
-OPTIONS = ('backbone', 'deploy', 'accelerate', 'channels_last')
+OPTIONS = ('backbone', 'deploy', 'channels_last')
 
 
 def split_options(text: str) -> tuple[str, list[str]]:
@@ -133,17 +132,13 @@ def _build(name: str, cfg_options: dict | None) -> nn.Module:
 def apply_options(network: nn.Module, text: str) -> nn.Module:
     """Apply those options of a name that do not change what the network computes.
 
-    ``+deploy`` folds the batch norms, ``+accelerate`` puts the modules of
-    :mod:`mmghostnetv2.acceleration` in the place of plain ones, and ``+channels_last``
-    changes the memory format of the weights, which convolutions give to their outputs.
-    ``network``, which :func:`build_network` built for the same text, is changed in
-    place and returned.
+    ``+deploy`` folds the batch norms, and ``+channels_last`` changes the memory format
+    of the weights, which convolutions give to their outputs. ``network``, which
+    :func:`build_network` built for the same text, is changed in place and returned.
     """
     _, options = split_options(text)
     if 'deploy' in options:
         fold_norms(network)
-    if 'accelerate' in options:
-        accelerate(network)
     if 'channels_last' in options:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

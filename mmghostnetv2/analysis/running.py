@@ -96,7 +96,8 @@ def build_cuda_runner(
         network (nn.Module): Is moved to the GPU.
         shape (Sequence[int]): Shape of the images, (N, C, H, W).
         runtime (str): 'torch', eager; 'compiled', torch.compile with weights as
-            constants; or 'cudagraph', which replays the kernels that eager launches.
+            constants and CUDA graphs; or 'cudagraph', which replays the kernels that
+            eager launches.
         expected (Sequence[np.ndarray]): Its outputs on the CPU.
         amp (bool): Whether to compute in mixed precision.
 
@@ -110,7 +111,7 @@ def build_cuda_runner(
     images = random_images(shape).cuda()
     model: Any = network.cuda().eval()
     if runtime == 'compiled':
-        options: dict[str, Any] = {'freezing': True}
+        options: dict[str, Any] = {'freezing': True, 'triton.cudagraphs': True}
         model = torch.compile(model, fullgraph=True, dynamic=False, options=options)
 
     # A CUDA graph cannot be captured with the tensors of inference mode.

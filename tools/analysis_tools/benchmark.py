@@ -8,8 +8,8 @@ Example:
 A NETWORK is the file or the name of a config of mmpretrain, mmdet or mmseg; timm:NAME;
 TIMMBackbone:NAME, which returns features of strides 4 to 32; or mmpretrain:NAME.
 Options follow a plus sign: +backbone takes the backbone alone, +deploy folds the batch
-norms, +accelerate uses Triton kernels on a GPU, and +channels_last sets torch's memory
-format. A network is timed from the normalised image to the outputs of its head.
+norms, and +channels_last sets torch's memory format. A network is timed from the
+normalised image to the outputs of its head.
 
 The weights are random. Before the timing, the outputs of each network must equal those
 of the same network in torch without options, within 1e-4 of their largest value (1e-3
