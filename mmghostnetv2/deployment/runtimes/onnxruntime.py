@@ -1,34 +1,32 @@
 """ONNX Runtime, and the export of networks to ONNX with sizes fixed or free."""
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import networks  # noqa: F401  it registers mmghostnetv2::batch_nms
 from .base import Runtime, Session
 
 
-def _free_sizes() -> AbstractContextManager:
-    """Replace mmseg's Upsample, which fixes sizes because it calls int() on them."""
+def _with_free_sizes(network: nn.Module) -> nn.Module:
+    """Copy a network with torch's Upsample in place of mmseg's.
+
+    mmseg's calls int() on the sizes, and then the exporter takes them for constants.
+    """
     if 'mmseg' not in sys.modules:
-        return nullcontext()
+        return network
     from mmseg.models.utils import Upsample
 
-    def upsample(self, x: Tensor) -> Tensor:
-        return F.interpolate(
-            x,
-            scale_factor=self.scale_factor,
-            mode=self.mode,
-            align_corners=self.align_corners,
-        )
-
-    return patch.object(Upsample, 'forward', upsample)
+    network = deepcopy(network)
+    for name, module in list(network.named_modules(remove_duplicate=False)):
+        if isinstance(module, Upsample) and not module.size:
+            options = module.scale_factor, module.mode, module.align_corners
+            network.set_submodule(name, nn.Upsample(None, *options))
+    return network
 
 
 def write(
@@ -61,8 +59,9 @@ def write(
         sides = (max(side, 96) for side in images.shape[2:])
         images = torch.rand(2, images.shape[1], *sides)
         free = ({0: 'batch', 2: 'height', 3: 'width'},)
+        network = _with_free_sizes(network)
     try:
-        with torch.no_grad(), _free_sizes() if dynamic else nullcontext():
+        with torch.no_grad():
             torch.onnx.export(
                 network,
                 (images,),
