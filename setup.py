@@ -87,7 +87,8 @@ MMCV = ['mmengine>=0.10.4,<1.0', 'mmcv>=2.0.0,<2.2.0', 'torchvision', 'setuptool
 TOOLS = ['pandas']
 EXTRAS = {
     'cls': [*MMCV, *TOOLS, 'mmpretrain>=1.2.0,<1.3', 'safetensors', 'timm'],
-    'det': [*MMCV, *TOOLS, 'mmdet>=3.3.0,<3.4', 'pycocotools'],
+    # the check of an exported detector matches boxes with SciPy
+    'det': [*MMCV, *TOOLS, 'mmdet>=3.3.0,<3.4', 'pycocotools', 'scipy'],
     # mmsegmentation imports ftfy and regex without asking for them
     'seg': [*MMCV, *TOOLS, 'mmsegmentation>=1.2.2,<1.3', 'ftfy', 'regex'],
     'deploy': ['onnx', 'onnxscript', 'onnxruntime'],

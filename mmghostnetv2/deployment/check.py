@@ -114,7 +114,7 @@ def _require_same_labels(outputs, expected, runtime: str) -> str:
 
 def _require_same_boxes(outputs, expected, side: int, runtime: str) -> str:
     """Match boxes of equal labels one to one; corner errors are shares of ``side``."""
-    # mmdet depends on SciPy, so it is there where there are boxes.
+    # Only detectors need SciPy, so it is part of the extra 'det' alone.
     from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
     (dets,), (labels,) = outputs
