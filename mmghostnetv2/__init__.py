@@ -1,9 +1,14 @@
 """GhostNetV2 as a backbone for every OpenMMLab 2.x library.
 
-Importing the package registers the networks and what their recipes need, adds the
-released models to mmpretrain's hub, teaches mmengine to read more checkpoints, see
-:mod:`mmghostnetv2.checkpoint`, and provides mmcv's operators where mmcv-lite lacks
-them, see :mod:`mmghostnetv2.mmcv_operators`. A config needs only
+Importing the package
+
+- registers the networks and what their recipes need;
+- adds the released models to mmpretrain's hub;
+- lets mmengine read more checkpoints, see :mod:`mmghostnetv2.checkpoint`;
+- provides mmcv's operators where mmcv-lite lacks them, see
+  :mod:`mmghostnetv2.mmcv_operators`.
+
+A config needs only
 ``custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)``.
 """
 
@@ -18,6 +23,8 @@ from .version import __version__
 MINIMUM_VERSIONS = {'torch': '2.6.0', 'mmengine': '0.10.4', 'mmcv': '2.0.0'}
 
 
+# mmengine's digit_version is not used, because it sorts pre-releases such as 2.6.0a0 of
+# NVIDIA's containers before 2.6.0.
 def _release(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r'\d+', version)[:3]))
 
@@ -49,7 +56,7 @@ def _check_dependencies() -> None:
     if _release(mmengine.__version__) <= (0, 10, 7) and not find_spec('pkg_resources'):
         warnings.warn(
             'configs that inherit from another library (_base_ = "mmdet::...") need '
-            'pkg_resources, which setuptools 82 dropped: pip install "setuptools<81"',
+            'pkg_resources, which setuptools 82 removed: pip install "setuptools<81"',
             stacklevel=3,
         )
 

@@ -51,7 +51,8 @@ def read_config(name: str | Path) -> Config:
     """Read a config by its path or, if there is no such file, by its name.
 
     Raises:
-        ValueError: It is neither; the error names close matches.
+        ValueError: There is neither such a file nor such a name; the error names close
+            matches.
     """
     return Config.fromfile(name if Path(name).is_file() else config_path(str(name)))
 
@@ -63,8 +64,8 @@ def init_model(
 ) -> nn.Module:
     """Build the model of a config of mmpretrain, mmdet or mmseg, on the CPU.
 
-    Each library has its own function for this, and these functions accept a checkpoint
-    that leaves parameters at random values.
+    The libraries' own functions for this accept a checkpoint that lacks parameters and
+    leave these at random values. This function does not.
 
     Args:
         config (str | Path | Config): Config, or its file or name.
@@ -78,7 +79,7 @@ def init_model(
 
     Raises:
         ValueError: There is no such config, or the checkpoint belongs to a different
-            network: parameters are lacking, left over or of a different shape.
+            network: parameters are missing, left over or of a different shape.
         FileNotFoundError: There is no such checkpoint.
         RuntimeError: The checkpoint cannot be read.
     """
@@ -110,7 +111,7 @@ def register_models() -> None:
         from mmpretrain.apis.model import ModelHub
 
         root = data_root()
-        # They are there already when the package is reloaded.
+        # When the package is reloaded, the models are registered already.
         if not ModelHub.has('ghostnetv2-100_3rdparty_in1k'):
             ModelHub.register_model_index(root / 'model-index.yml', config_prefix=root)
     except Exception as error:

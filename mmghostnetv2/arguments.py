@@ -12,7 +12,7 @@ from mmengine.config import Config, DictAction
 
 from .apis import read_config
 
-# The messages of these errors are clear by themselves; others are shown with the type.
+# The messages of these errors are clear alone. Others are shown with the error's type.
 READABLE = (ValueError, OSError, RuntimeError, ImportError)
 
 
@@ -119,8 +119,11 @@ def add_runner(parser: argparse.ArgumentParser, checkpoint: str | None) -> None:
     add_config(parser, checkpoint)
     add = parser.add_argument
     add('--work-dir', metavar='DIR', help='folder of logs, metrics and checkpoints')
-    add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    # torch.distributed.launch passes it; mmengine reads the LOCAL_RANK it also sets.
+    launchers = ['none', 'pytorch', 'slurm', 'mpi']
+    text = 'program that started the processes (default: none)'
+    add('--launcher', choices=launchers, default='none', help=text)
+    # torch.distributed.launch passes this option. It is not used, because the launcher
+    # also sets the environment variable LOCAL_RANK, which mmengine reads.
     add('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)
 
 
@@ -174,7 +177,7 @@ def add_out_dir(
         '--out-dir',
         metavar='DIR',
         type=Path,
-        default=default and Path(default),
+        default=default,
         help=f'{help} (default: {default})' if default else help,
     )
     parser.add_argument('--force', action='store_true', help='overwrite existing files')
@@ -184,8 +187,8 @@ def add_out_dir(
 def named_errors(source: object) -> Iterator[None]:
     """Turn any exception into a RuntimeError that begins with its source, e.g. a file.
 
-    Configs are programs, and runtimes define their own exceptions, so it may be of any
-    type.
+    It may be of any type, because configs are programs and runtimes define their own
+    exceptions.
     """
     try:
         yield

@@ -49,10 +49,7 @@ def load_from_safetensors(filename: str, map_location=None) -> dict[str, Tensor]
         raise ImportError(
             f'reading {filename} needs safetensors: pip install safetensors'
         ) from error
-    filename = os.path.expanduser(filename)
-    if not os.path.isfile(filename):
-        raise FileNotFoundError(f'{filename} can not be found.')
-    return load_file(filename, str(map_location or 'cpu'))
+    return load_file(os.path.expanduser(filename), str(map_location or 'cpu'))
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
@@ -106,8 +103,8 @@ def load_from_url(filename: str, map_location=None):
 
     The file is kept in torch.hub's folder ``checkpoints``. Its name there begins with a
     hash of the URL, because files of different URLs often have the same name. A file
-    without this hash, which another program may have put there, is not used: nothing
-    tells which URL it came from.
+    without this hash, which another program may have put there, is not used, because it
+    may come from a different URL.
 
     In a distributed run every process must call this function. Rank 0 downloads first,
     and the others find its file unless they are on another machine.
@@ -204,11 +201,12 @@ _COUNTERS = ('total_ops', 'total_params')
 def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Load a state dict that must hold all parameters and nothing else.
 
-    Two exceptions: batch counters of norms, which older files lack, may be missing, and
-    entries of FLOPs counters are ignored. Errors name the file ``source``.
+    There are two exceptions: ``num_batches_tracked`` of batch norms, which older files
+    lack, may be missing, and entries of FLOPs counters are ignored. Errors name the
+    file ``source``.
 
     Raises:
-        ValueError: A parameter is lacking, left over or of a different shape. The
+        ValueError: A parameter is missing, left over or of a different shape. The
             network may then be loaded in part.
     """
     try:
@@ -218,12 +216,12 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> 
         raise ValueError(
             f'{source} belongs to a different network or width: {first}'
         ) from error
-    lacking = [k for k in keys.missing_keys if not k.endswith('num_batches_tracked')]
+    missing = [k for k in keys.missing_keys if not k.endswith('num_batches_tracked')]
     left_over = [k for k in keys.unexpected_keys if not k.endswith(_COUNTERS)]
-    if lacking or left_over:
+    if missing or left_over:
         raise ValueError(
-            f'{source} belongs to a different network: it lacks {len(lacking)} '
-            f'parameters{_some(lacking)} and has {len(left_over)} others'
+            f'{source} belongs to a different network: it lacks {len(missing)} '
+            f'parameters{_some(missing)} and has {len(left_over)} others'
             f'{_some(left_over)}'
         )
 
@@ -235,7 +233,8 @@ def _some(names: Iterable[str]) -> str:
     return f' ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
 
 
-# The classifier's layers: released names and names in mmpretrain's StackedLinearClsHead
+# Prefixes of the classifier's layers: in released files, and in ImageClassifier with
+# mmpretrain's StackedLinearClsHead
 _HEAD = {
     'conv_head.': 'head.layers.0.fc.',
     'classifier.': 'head.layers.1.fc.',
@@ -291,17 +290,14 @@ class ReleasedInit(PretrainedInit):
         """Load the checkpoint into a backbone.
 
         Raises:
-            ValueError: A parameter is lacking, left over or of a different shape.
+            ValueError: A parameter is missing, left over or of a different shape.
         """
         print_log(f'load backbone from: {self.checkpoint}', logger='current')
         weights = read_weights(self.checkpoint, self.map_location)
         prefix = f'{self.prefix}.'.replace('..', '.') if self.prefix else ''
-        if any(key.startswith(prefix) for key in weights):
-            weights = {
-                key.removeprefix(prefix): value
-                for key, value in weights.items()
-                if key.startswith(prefix)
-            }
+        prefixed = [key for key in weights if key.startswith(prefix)]
+        if prefixed:
+            weights = {key.removeprefix(prefix): weights[key] for key in prefixed}
         own = module.state_dict()
         if not own.keys() & weights.keys():
             raise ValueError(
@@ -333,7 +329,7 @@ def use_released_init(init_cfg):
 
 
 def _is_left_out(key: str, backbone: Any) -> bool:
-    """Tell whether an entry belongs to the classifier or to a stage not built."""
+    """Return whether an entry belongs to the classifier or to a stage not built."""
     stage = re.match(r'blocks\.(\d+)\.', key)
     return key.startswith(tuple(_HEAD)) or (
         stage is not None and int(stage[1]) >= len(backbone.blocks)
@@ -348,7 +344,7 @@ _METHODS: dict[type, tuple[str, ...]] = {
 
 
 def _pickled_method(obj: Any, name: str):
-    """Stand in for ``getattr`` during unpickling; it returns only these methods."""
+    """Replace ``getattr`` during unpickling; only ``_METHODS`` can be had from it."""
     if isinstance(obj, type) and name in _METHODS.get(obj, ()):
         return getattr(obj, name)
     raise pickle.UnpicklingError(

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 T = TypeVar('T')
-LOG_SECONDS = 30  # between two lines of progress where there is no terminal
+LOG_SECONDS = 30  # time between two lines of progress in a log
 
 
 def require_free(paths: Iterable[Path], force: bool) -> None:
@@ -56,7 +56,7 @@ def written(out: Path) -> Iterator[Path]:
     previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         target.mkdir(parents=True, exist_ok=True)
-        # In the target's own folder, so that moving a file is renaming it.
+        # In the target's own folder, a move is a rename, so files appear complete.
         with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=target) as name:
             yield Path(name, out.name)
             for path in sorted(Path(name).iterdir()):
@@ -66,7 +66,7 @@ def written(out: Path) -> Iterator[Path]:
                 path.replace(old)
     except BaseException:
         for folder in made:
-            with suppress(OSError):  # it was not made, or is in use
+            with suppress(OSError):  # it does not exist or is not empty
                 folder.rmdir()
         raise
     finally:

@@ -1,4 +1,4 @@
-"""Where the package's configs and model index are."""
+"""The location of the package's configs and model index."""
 
 from pathlib import Path
 

@@ -36,11 +36,11 @@ def register(registry: Registry, name: str | None = None) -> Callable[[T], T]:
     that its own registry lacks.
 
     Args:
-        registry (Registry): One of this module.
-        name (str, optional): Name to register. Defaults to that of the type.
+        registry (Registry): A registry of this module.
+        name (str, optional): Name to register. Defaults to the type's own name.
 
     Raises:
-        KeyError: The name is registered already.
+        KeyError: The name is already registered.
     """
 
     def decorator(cls: T) -> T:
@@ -51,7 +51,7 @@ def register(registry: Registry, name: str | None = None) -> Callable[[T], T]:
     return decorator
 
 
-register_model = register(MODELS)  # of networks, layers and heads
+register_model = register(MODELS)  # the decorator of networks, layers and heads
 
 
 def _register_lazily(registry: Registry, name: str, module: str) -> None:
@@ -63,7 +63,8 @@ def _register_lazily(registry: Registry, name: str, module: str) -> None:
     register(registry, name)(build)
 
 
-# These classes extend those of another library, which is slow to import or not there.
+# The base classes of these come from mmpretrain and mmdet, which are slow to import and
+# may not be installed.
 _register_lazily(HOOKS, 'DualEMAHook', 'mmghostnetv2.engine.ema_hook')
 _register_lazily(MODELS, 'MobileNetV2Attention', 'mmghostnetv2.mobilenetv2_attention')
 _register_lazily(MODELS, 'PredictingSSDHead', 'mmghostnetv2.ssd_head')
