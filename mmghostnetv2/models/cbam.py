@@ -10,8 +10,9 @@ from .squeeze_excite import make_divisible
 class CBAM(nn.Module):
     """Convolutional block attention module (https://arxiv.org/abs/1807.06521).
 
-    It gates first the channels, then the positions, each based on the average and the
-    maximum over the other dimensions.
+    It gates first the channels and then the positions. Each gate is computed from the
+    average and the maximum over the other dimensions. Table 4 of the GhostNetV2 paper
+    compares it with DFC attention.
 
     Args:
         in_channels (int): Channels of input and output.

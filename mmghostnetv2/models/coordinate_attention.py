@@ -9,11 +9,12 @@ from ..registry import register_model
 class CoordinateAttention(nn.Module):
     """Coordinate attention, CA (https://arxiv.org/abs/2103.02907).
 
-    It gates each position based on the mean of its row and the mean of its column.
+    It gates each position by the means of its row and of its column. Table 4 of the
+    GhostNetV2 paper compares it with DFC attention.
 
     Args:
         in_channels (int): Channels of input and output.
-        ratio (float): Reduced channels over ``in_channels``; at least eight.
+        ratio (float): Reduced channels over ``in_channels``; eight channels at least.
         norm_cfg (dict): Config of the normalisation layer.
     """
 

@@ -74,7 +74,7 @@ class DFCAttention(nn.Sequential):
         in_channels (int): Channels of the input.
         out_channels (int, optional): Channels of the gate. Defaults to ``in_channels``.
         kernel_size (int): Length of the row and the column convolution; odd.
-        dilation (int): Dilation of both.
+        dilation (int): Dilation of these two convolutions.
         scaling (str): Function that maps the gate to the range from 0 to 1 (Table 9):
             'sigmoid', 'hard_sigmoid', relu6(x + 3) / 6, or 'clip', min(max(x, 0), 1).
         scaling_position (str): Whether the scaling comes 'before' or 'after' the
@@ -82,7 +82,7 @@ class DFCAttention(nn.Sequential):
         down_sampling (str): 'average' or 'max' pooling, or 'bilinear' interpolation
             (Table 10).
         up_sampling (str): 'nearest', 'bilinear' or 'bicubic' (Table 10). Bicubic
-            interpolation exceeds 0 and 1 a little where the scaling comes before it.
+            interpolation may leave the range from 0 to 1 if the scaling comes before.
         norm_cfg (dict): Config of the normalisation layers.
 
     Raises:

@@ -11,9 +11,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..registry import MODELS, register
 
-# Only these exact types are folded. A subclass may compute something else: one
-# normalises its weights, another one has an activation. mmengine has no public name for
-# _BatchNormXd, the class that its revert_sync_batchnorm puts in the place of SyncBN.
+# Only these exact types are folded, because a subclass may normalise its weights or
+# apply an activation. mmcv.cnn.fuse_conv_bn folds these and also norms that do not come
+# directly after a convolution, so it is not used. mmengine has no public name for
+# _BatchNormXd, the class by which its revert_sync_batchnorm replaces SyncBN.
 CONVS = (nn.Conv2d, Conv2d)
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm, _BatchNormXd)
 
@@ -28,7 +29,8 @@ def _are_foldable(conv: Any, norm: Any) -> bool:
         and type(norm) in NORMS
         and norm.running_mean is not None
         and norm.num_features == conv.out_channels
-        # A weight that is computed at each call, as by spectral norm, is no parameter.
+        # Spectral norm, for example, computes the weight at each call. Then it is no
+        # parameter and cannot be replaced.
         and 'weight' in dict(conv.named_parameters(recurse=False))
     )
 
@@ -58,18 +60,18 @@ def _fold(conv: Any, norm: Any) -> None:
 def fold_norms(module: nn.Module) -> nn.Module:
     """Fold batch norms into the convolutions before them, for inference.
 
-    The weights and biases of the convolutions take over what the norms did. Everything
-    is left in eval mode. Other norms, batch norms behind other layers, and subclasses
-    of convolutions and batch norms stay as they are.
+    The convolutions get new weights and biases, and nn.Identity replaces the norms. The
+    outputs stay the same up to rounding. Other norms, batch norms behind other layers,
+    and subclasses of convolutions and batch norms stay as they are.
 
     Heads such as RTMDet's share one convolution between levels, each with its own norm.
     Then every level gets its own convolution.
 
     Args:
-        module (nn.Module): Any network; it is changed in place. A batch norm is taken
-            to belong to the convolution registered right before it in the same module,
-            as everywhere in mmpretrain, mmdet and mmseg, except where the ``order`` of
-            mmcv's ConvModule says otherwise.
+        module (nn.Module): Any network; it is changed in place and left in eval mode. A
+            batch norm is folded into the convolution that is registered right before it
+            in the same module. This is right everywhere in mmpretrain, mmdet and mmseg
+            except in mmcv's ConvModule, whose ``order`` is read instead.
 
     Returns:
         nn.Module: ``module`` itself.
@@ -80,7 +82,7 @@ def fold_norms(module: nn.Module) -> nn.Module:
             if child in seen:
                 module.set_submodule(name, deepcopy(child))
             seen.add(child)
-    module.eval()  # no chaining: in mmpretrain it returns None
+    module.eval()  # not chained, because mmpretrain's backbones return None
     for parent in module.modules():
         if isinstance(parent, ConvModule) and not _is_followed_by_norm(parent.order):
             continue
@@ -96,9 +98,13 @@ def fold_norms(module: nn.Module) -> nn.Module:
 
 @register(MODELS, 'Folded')
 def build_folded(base: str, **cfg) -> nn.Module:
-    """Build a model in eval mode with folded batch norms, to load folded weights.
+    """Build a model with folded batch norms in eval mode, to load folded weights.
 
     The config is that of the model, with ``type='mmghostnetv2.Folded'`` and the model's
     own type as ``base``. All other fields stay, so code that reads them still works.
+
+    Args:
+        base (str): Type of the model.
+        cfg: The other fields of its config.
     """
     return fold_norms(MODELS.build(dict(type=base, **cfg)))

@@ -42,7 +42,7 @@ class GhostModule(nn.Module):
             (section 4.2), for example the class DFCAttention. It is called with
             ``in_channels``, ``out_channels``, ``dilation`` and ``norm_cfg``.
         norm_cfg (dict): Config of the normalisation layers.
-        act_cfg (dict | None): Config of the activations, None for none.
+        act_cfg (dict, optional): Config of the activations. None means no activation.
     """
 
     def __init__(
@@ -109,14 +109,14 @@ class GhostBottleneck(nn.Module):
         out_channels (int): Channels of the output.
         kernel_size (int): Kernel size of the depth-wise convolutions.
         stride (int): 1 or 2.
-        se_ratio (float): Ratio of squeeze-and-excitation, 0 for none.
+        se_ratio (float): ``ratio`` of :class:`SqueezeExcite`. 0 means none.
         attention (Callable, optional): As in :class:`GhostModule`.
         enhance (str): Which Ghost module the attention gates (Table 8):
             'expressiveness', the first and so the expanded features, 'capacity', the
             second and so the output, or 'both'.
         dilation (int): Dilation of the convolutions at the input's resolution.
-        keep_size (bool): Turn stride 2 into dilation. All layers stay, none has a
-            stride, and the layers after the depth-wise convolution have twice the
+        keep_size (bool): Replace stride 2 by dilation. The layers are the same, but
+            none has a stride, and those after the depth-wise convolution have twice the
             dilation.
         norm_cfg (dict): Config of the normalisation layers.
         act_cfg (dict): Config of the activation of the first Ghost module.
@@ -176,7 +176,10 @@ class GhostBottleneck(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, out_channels, ceil(H/s), ceil(W/s))."""
+        """Map (N, in_channels, H, W) to (N, out_channels, ceil(H/s), ceil(W/s)).
+
+        ``s`` is the stride, or 1 with ``keep_size``.
+        """
         out = self.ghost1(x)
         if self.conv_dw is not None:
             out = self.bn_dw(self.conv_dw(out))

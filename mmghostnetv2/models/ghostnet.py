@@ -26,11 +26,12 @@ class GhostNet(BaseModule):
     Source: `GhostNet: More Features from Cheap Operations
     <https://arxiv.org/abs/1911.11907>`_. Parameters have the names and shapes of the
     released weights and of timm's ``ghostnet_100``. Stages past the deepest of
-    ``out_indices`` are not built, so that no parameter goes without gradient.
+    ``out_indices`` are not built, because distributed training fails if a parameter
+    gets no gradient.
 
     Args:
-        widen_factor (float): Width multiplier; every channel count becomes a
-            multiple of 4 near it. Defaults to 1.0.
+        widen_factor (float): Factor of every channel count. The product is rounded to a
+            multiple of 4. Defaults to 1.0.
         out_indices (Sequence[int]): Stages, of the ten from 0 to 9, whose output is
             returned; negative ones count from the end. Defaults to (9, ).
         output_stride (int): 8, 16 or 32. Blocks that would go beyond it keep the size,
@@ -50,11 +51,15 @@ class GhostNet(BaseModule):
             Defaults to dict(type='BN').
         act_cfg (dict): Config of the activations except those inside
             squeeze-and-excitation. Defaults to dict(type='ReLU', inplace=True).
-        deploy (bool): Build the network as :meth:`switch_to_deploy` leaves it, for its
-            weights.
+        deploy (bool): Build the network as :meth:`switch_to_deploy` leaves it, to load
+            weights of that form. Defaults to False.
         init_cfg (dict | list[dict], optional): Initialisation. None leaves PyTorch's
             own, as the released code does. ``type='Pretrained'`` takes released and
             timm files as they are, see :mod:`mmghostnetv2.checkpoint`.
+
+    Attributes:
+        out_channels (tuple[int, ...]): Channels of each output, shallow to deep.
+        out_strides (tuple[int, ...]): Stride of each output in pixels of the input.
 
     Raises:
         TypeError, ValueError: An argument is of the wrong type or out of range.
@@ -183,8 +188,8 @@ class GhostNet(BaseModule):
         out_strides.append(net_stride)
 
         self.blocks: Any = nn.Sequential(*stages[: self.out_indices[-1] + 1])
-        self._out_channels = tuple(out_channels[i] for i in self.out_indices)
-        self._out_strides = tuple(out_strides[i] for i in self.out_indices)
+        self.out_channels = tuple(out_channels[i] for i in self.out_indices)
+        self.out_strides = tuple(out_strides[i] for i in self.out_indices)
         self._freeze_stages()
         if deploy:
             self.switch_to_deploy()
@@ -197,22 +202,12 @@ class GhostNet(BaseModule):
         """
         fold_norms(self)
 
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Channels of each output, shallow to deep."""
-        return self._out_channels
-
-    @property
-    def out_strides(self) -> tuple[int, ...]:
-        """Stride of each output in pixels of the input, shallow to deep."""
-        return self._out_strides
-
     def _attention(self, block: int) -> dict:
-        """Return GhostBottleneck's arguments on attention for a block from 0 to 15."""
+        """Return ``attention`` and ``enhance`` of GhostBottleneck for block 0 to 15."""
         return {}
 
     def init_weights(self) -> None:
-        """Initialise as ``zero_init_residual`` and ``init_cfg`` say, in this order.
+        """Apply first ``zero_init_residual`` and then ``init_cfg``.
 
         As in every BaseModule, a second call changes nothing.
         """
@@ -231,8 +226,8 @@ class GhostNet(BaseModule):
     def _checkpoint_filter(state_dict: dict, prefix: str, *args) -> None:
         """Let mmpretrain's ImageClassifier load released and timm files as they are.
 
-        ImageClassifier registers a backbone's method of this name as its pre-hook of
-        ``load_state_dict``.
+        If a backbone has a method of this name, ImageClassifier registers it as its own
+        pre-hook of ``load_state_dict``.
         """
         if f'{prefix}conv_stem.weight' in state_dict:
             released = {

@@ -10,14 +10,14 @@ from .ghostnet import GhostNet
 
 @register_model
 class GhostNetV2(GhostNet):
-    """GhostNetV2 backbone: GhostNet whose expanded features DFC attention gates.
+    """GhostNetV2 backbone: GhostNet with DFC attention on the expanded features.
 
     Source: `GhostNetV2: Enhance Cheap Operation with Long-Range Attention
-    <https://arxiv.org/abs/2211.12905>`_. By default as in the released code: every
-    block but the first two carries the attention, with average pooling, kernels of 5
+    <https://arxiv.org/abs/2211.12905>`_. The defaults are those of the released code:
+    every block but the first two has the attention, with average pooling, kernels of 5
     and nearest up-sampling. Parameters have the names and shapes of the released
     weights and of timm's ``ghostnetv2_100``, ``_130`` and ``_160`` (``widen_factor``
-    1.0, 1.3, 1.6). The paper's own defaults, where they differ, are
+    1.0, 1.3, 1.6). The defaults of the paper that differ from these are
     ``dfc_stages=(0, 1, 2, 3)``, ``dfc_kernel_sizes=(9, 7, 5)``, ``down_sampling='max'``
     and ``up_sampling='bilinear'``.
 
@@ -52,7 +52,7 @@ class GhostNetV2(GhostNet):
         [(1, 24, 56, 56), (1, 40, 28, 28), (1, 112, 28, 28), (1, 160, 28, 28)]
     """
 
-    # the first block of each stage of Table 7
+    # The first block of each stage of Table 7.
     dfc_stage_starts = (0, 2, 8, 12)
 
     def __init__(
@@ -73,9 +73,10 @@ class GhostNetV2(GhostNet):
                 'dfc_stages must be a sequence of stages from 0 to 3, '
                 f'got {dfc_stages!r}'
             )
-        sizes = dfc_kernel_sizes
-        sizes = [sizes] * 3 if isinstance(sizes, int) else sizes
-        if len(sizes) != 3 or any(size < 1 or size % 2 == 0 for size in sizes):
+        sizes: Any = dfc_kernel_sizes
+        sizes = sizes if isinstance(sizes, Sequence) else [sizes] * 3
+        is_odd = (isinstance(x, int) and x > 0 and x % 2 == 1 for x in sizes)
+        if len(sizes) != 3 or not all(is_odd):
             raise ValueError(
                 'dfc_kernel_sizes must be an odd int, or one for each of the stages 1, '
                 f'2 and 3, got {dfc_kernel_sizes!r}'

@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 class _RunningStatsKept:
     """Context in which the batch norms of a block keep their running statistics.
 
-    It is a class, because each backward pass through the same graph enters it again.
+    It is a class, because each backward pass through the same graph enters it again,
+    and a function with ``@contextmanager`` makes a context for one use only.
     """
 
     def __init__(self, block: nn.Module) -> None:
@@ -29,7 +30,8 @@ class _RunningStatsKept:
             norm.momentum = 0.0
 
     def __exit__(self, *exc_info) -> None:
-        # The recomputation may stop before the last norms, if no gradient needs them.
+        # All norms are restored here, because the recomputation stops before the last
+        # ones if no gradient needs them.
         for norm, (momentum, batches) in zip(self.norms, self.kept, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(batches)
@@ -41,9 +43,11 @@ def recompute(
     """Run a block that is recomputed in the backward pass, to save memory.
 
     Args:
-        block (nn.Module): The block. Its batch norms count each batch once.
+        block (nn.Module): The block. Its batch norms update their running statistics
+            only once a batch.
         inputs (Tensor): Its inputs.
-        function (Callable, optional): A part of the block to run instead of all of it.
+        function (Callable, optional): Function to run instead of the block's forward.
+            Its batch norms must be part of ``block``.
 
     Returns:
         Tensor: The output.

@@ -7,12 +7,12 @@ from ..registry import register_model
 from .dfc_attention import downsample
 from .ghostnet import GhostNet
 
-torch.fx.wrap('downsample')  # wrapping a function holds for one module only
+torch.fx.wrap('downsample')  # torch.fx wraps a function for one Python module only
 
 
 @torch.fx.wrap  # symbolic tracing cannot follow the sizes of the padding
 def attend_across_patches(qkv: Tensor, num_heads: int, patch_size: int) -> Tensor:
-    """Let every position attend to those at the same place of all patches.
+    """Let every position attend to the same position in all patches.
 
     Args:
         qkv (Tensor): Queries, keys and values, shape (N, H, W, 3 * C).
@@ -25,8 +25,8 @@ def attend_across_patches(qkv: Tensor, num_heads: int, patch_size: int) -> Tenso
     n, height, width, channels = qkv.shape
     size = patch_size
     rows, columns = (height + size - 1) // size, (width + size - 1) // size
-    # Patches at the border may reach beyond the features. There the last row or column
-    # is repeated; the mask keeps those keys from being attended to.
+    # Patches at the border may reach beyond the features. The last row or column is
+    # repeated there, and the mask excludes the repeated keys.
     below = torch.arange(rows * size, device=qkv.device)
     right = torch.arange(columns * size, device=qkv.device)
     qkv = qkv.index_select(1, below.clamp(max=height - 1))
@@ -35,7 +35,7 @@ def attend_across_patches(qkv: Tensor, num_heads: int, patch_size: int) -> Tenso
     mask = (mask.to(qkv) - 1) * 1e4  # finite, so that no gradient becomes NaN
     mask = mask.unflatten(1, (-1, size)).unflatten(0, (-1, size))
     mask = mask.permute(1, 3, 0, 2).flatten(2, 3).flatten(0, 1)
-    # to (3, N, heads * places in a patch, patches, channels of a head)
+    # The new shape: (3, N, heads * positions in a patch, patches, channels of a head).
     qkv = qkv.unflatten(3, (3, num_heads, channels // 3 // num_heads))
     qkv = qkv.unflatten(2, (-1, size)).unflatten(1, (-1, size))
     qkv = qkv.permute(5, 0, 6, 2, 4, 1, 3, 7).flatten(5, 6).flatten(2, 4)
@@ -49,12 +49,12 @@ def attend_across_patches(qkv: Tensor, num_heads: int, patch_size: int) -> Tenso
 
 @register_model
 class SelfAttention(nn.Module):
-    """MobileViT's self-attention as a replacement of DFC attention (paper, Table 1).
+    """MobileViT's self-attention in the place of DFC attention (paper, Table 1).
 
     As in `MobileViT <https://arxiv.org/abs/2110.02178>`_ the features are unfolded into
-    patches, and a position attends to those at the same place of every patch. The rest
-    is as in DFCAttention: features of half the size, a 1x1 convolution to the channels
-    of the gate, sigmoid, nearest up-sampling, product.
+    patches, and a position attends to the same position in every patch. The rest is as
+    in DFCAttention: features of half the size, a 1x1 convolution to the channels of the
+    gate, sigmoid, nearest up-sampling, product.
 
     Args:
         in_channels (int): Channels of the input, a multiple of ``num_heads``.
@@ -94,7 +94,7 @@ class SelfAttention(nn.Module):
         )
 
     def attend(self, x: Tensor) -> Tensor:
-        """Apply the self-attention with its shortcut to (N, in_channels, H, W)."""
+        """Add the self-attention of ``x``, shape (N, in_channels, H, W), to ``x``."""
         qkv = self.qkv(self.norm(x.permute(0, 2, 3, 1)))
         return x + attend_across_patches(qkv, self.num_heads, self.patch_size)
 
@@ -118,9 +118,10 @@ class GhostNetSelfAttention(GhostNet):
     """
 
     def _attention(self, block: int) -> dict:
+        # Block 4 is the first one whose input has stride 8.
         return dict(attention=_self_attention) if block >= 4 else {}
 
 
 def _self_attention(in_channels, out_channels, dilation, norm_cfg) -> SelfAttention:
-    """Ignore the dilation, since the attention covers every position anyway."""
+    """Build the layer without ``dilation``, because it sees all positions anyway."""
     return SelfAttention(in_channels, out_channels, norm_cfg=norm_cfg)

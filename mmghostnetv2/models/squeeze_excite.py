@@ -13,7 +13,10 @@ def make_divisible(value: float) -> int:
 
 @register_model
 class SqueezeExcite(nn.Module):
-    """Squeeze-and-excitation (https://arxiv.org/abs/1709.01507).
+    """Squeeze-and-excitation, SE (https://arxiv.org/abs/1709.01507).
+
+    GhostNet has it in some blocks, and Table 4 of the GhostNetV2 paper compares it with
+    DFC attention.
 
     Args:
         in_channels (int): Channels of input and output.
