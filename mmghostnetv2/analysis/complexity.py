@@ -7,7 +7,8 @@ from torch import nn
 
 OPERATORS = ('conv', 'linear')
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-# Attribute names of a model's backbone and of the network in mmpretrain's TIMMBackbone
+# Names of the attributes that hold a model's backbone, and the network of timm in
+# mmpretrain's TIMMBackbone
 BACKBONES = ('backbone', 'timm_model')
 
 
@@ -28,7 +29,7 @@ def count(network: nn.Module, size: int | tuple[int, int]) -> tuple[int, int]:
 
     Args:
         network (nn.Module): Takes images of shape (1, 3, H, W); is left in eval mode.
-        size (int | tuple[int, int]): H and W in pixels, one number for a square.
+        size (int | tuple[int, int]): H and W in pixels; one number means a square.
 
     Returns:
         tuple[int, int]: Parameters and multiply-accumulates.
@@ -68,6 +69,7 @@ def count_blocks(network: nn.Module, size: int | tuple[int, int]) -> list[Block]
 def _blocks(
     module: nn.Module, prefix: str = '', inside: bool = True
 ) -> Iterator[tuple[str, nn.Module]]:
+    """Yield blocks with their names; backbones are divided only if ``inside``."""
     for name, child in module.named_children():
         path = f'{prefix}{name}'
         if isinstance(child, CONTAINERS) or (inside and name in BACKBONES):

@@ -1,7 +1,7 @@
 """Comparison of the latency of networks on one machine.
 
-The speed of a machine drifts by more than the networks differ. Therefore all networks
-are built first and then run in turn, and times are compared within one round.
+The speed of a machine changes over time by more than the networks differ. Therefore all
+networks are built first and then run in turn, and times are compared within one round.
 """
 
 import os
@@ -41,6 +41,9 @@ def randomize_norms(
             from too few values, such as two images of 64x64 pixels, the network
             amplifies rounding errors to more than 1e-4.
         seed (int): Seed of all random values.
+
+    Returns:
+        nn.Module: ``network`` itself.
     """
     generator = torch.Generator().manual_seed(seed)
     network.eval()
@@ -52,7 +55,7 @@ def randomize_norms(
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train().reset_running_stats()
-        norm.momentum = None  # an average of all batches, here of the only one
+        norm.momentum = None  # the statistics become those of this one batch
         if norm.affine:
             norm.weight.uniform_(0.5, 1.5, generator=generator)
             norm.bias.uniform_(-0.5, 0.5, generator=generator)
@@ -80,7 +83,7 @@ def time_interleaved(
         seed (int): Seed of the shuffling.
 
     Returns:
-        dict[str, list[float]]: Seconds by name, one value a round.
+        dict[str, list[float]]: Seconds by name, one value for each round.
 
     Raises:
         ValueError: ``rounds`` is below 1.
@@ -115,7 +118,7 @@ class Quartiles(NamedTuple):
 
 
 def quartiles(values: Sequence[float]) -> Quartiles:
-    """Return median and interquartile range of some values."""
+    """Return the median and the interquartile range of values."""
     return Quartiles(*np.percentile(values, (25, 50, 75)).tolist())
 
 

@@ -13,7 +13,7 @@ from .running import start, training_step
 
 
 def _status(field: str) -> int:
-    """Read VmRSS, the process's memory, or VmHWM, its largest, in bytes."""
+    """Read VmRSS, the memory of this process, or VmHWM, its peak, in bytes."""
     for line in Path('/proc/self/status').read_text().splitlines():
         if line.startswith(f'{field}:'):
             return 1024 * int(line.split()[1])
@@ -33,6 +33,7 @@ def _measure(
         import_module(module)
     if isinstance(model, str):
         model = apply_options(build_network(model, cfg_options), model)
+        # These weights are part of ``before``, and so are added to the result.
         weights = sum(x.nbytes for x in model.state_dict().values())
     before = _status('VmRSS')
     run: Callable[[], object] = (

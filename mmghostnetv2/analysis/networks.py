@@ -1,5 +1,6 @@
 """Networks by name, to be counted and timed."""
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -10,15 +11,15 @@ from ..models import fold_norms
 
 
 def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
-    """Make the second stage of a two-stage detector always look at the same regions.
+    """Let the second stage of a two-stage detector always process the same regions.
 
-    Then ``model(images)`` returns tensors without post-processing for every model of
-    mmpretrain, mmdet and mmseg, and its cost does not depend on what it detects.
+    ``model(images)`` then returns tensors without post-processing, as for every other
+    model of mmpretrain, mmdet and mmseg. Its cost does not depend on its detections.
 
     Args:
         model (nn.Module): Model of these libraries. It is changed only if it has an
             ``rpn_head`` and a ``roi_head``.
-        number (int): Regions of an image.
+        number (int): Number of regions in each image.
 
     Returns:
         nn.Module: ``model`` itself. If it was changed, its class is now a subclass that
@@ -34,6 +35,7 @@ def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
         def _forward(self, batch_inputs: Tensor, batch_data_samples=None) -> tuple:
             features = self.extract_feat(batch_inputs)
             height, width = batch_inputs.shape[-2:]
+            # The boxes grow and move along the diagonal of the image.
             share = torch.linspace(0.1, 1, number).to(batch_inputs)[:, None]
             corner = batch_inputs.new_tensor([width, height])
             boxes = torch.cat([share * corner / 4, share * corner], dim=1)
@@ -42,17 +44,6 @@ def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
 
     model.__class__ = FixedRegions
     return model
-
-
-class Backbone(nn.Module):
-    """A backbone whose ``eval()`` returns it; mmpretrain's ``eval()`` returns None."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, x: Tensor):
-        return self.backbone(x)
 
 
 OPTIONS = ('backbone', 'deploy', 'channels_last')
@@ -80,10 +71,10 @@ def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
             whose model is run without post-processing; ``timm:NAME``;
             ``TIMMBackbone:NAME``, a network of timm in mmpretrain's wrapper, with
             features of strides 4 to 32 (stages 1, 3, 5 and 7 of GhostNetV2); or
-            ``mmpretrain:NAME``, a model of mmpretrain's hub. ``+backbone`` after it
+            ``mmpretrain:NAME``, a model of mmpretrain's hub. ``+backbone`` at the end
             selects only the model's backbone. :func:`apply_options` applies the other
             options.
-        cfg_options (dict, optional): Changes of the config, keys with dots.
+        cfg_options (dict, optional): Changes of the config; the keys may have dots.
 
     Returns:
         nn.Module: The network in eval mode.
@@ -98,7 +89,9 @@ def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
         if not hasattr(network, 'backbone'):
             raise ValueError(f'{name} has no part named backbone')
         network = network.backbone
-    return network if network.eval() is network else Backbone(network).eval()
+    if network.eval() is not network:  # mmpretrain's backbones return None
+        network = nn.Sequential(OrderedDict(backbone=network)).eval()
+    return network
 
 
 def _build(name: str, cfg_options: dict | None) -> nn.Module:
@@ -132,9 +125,10 @@ def _build(name: str, cfg_options: dict | None) -> nn.Module:
 def apply_options(network: nn.Module, text: str) -> nn.Module:
     """Apply those options of a name that do not change what the network computes.
 
-    ``+deploy`` folds the batch norms, and ``+channels_last`` changes the memory format
-    of the weights, which convolutions give to their outputs. ``network``, which
-    :func:`build_network` built for the same text, is changed in place and returned.
+    ``+deploy`` folds the batch norms. ``+channels_last`` changes the memory format of
+    the weights; the outputs of convolutions then have this format, too. ``network``,
+    which :func:`build_network` built for the same text, is changed in place and
+    returned.
     """
     _, options = split_options(text)
     if 'deploy' in options:
@@ -148,11 +142,11 @@ def apply_options(network: nn.Module, text: str) -> nn.Module:
 def copy_weights(source: nn.Module, target: nn.Module) -> None:
     """Copy the weights of ``source`` to ``target`` in the order of their layers.
 
-    Two libraries name the parameters of one network differently, but register its
-    layers in the same order. A 1x1 convolution fits a linear layer.
+    Two libraries may name the parameters of a network differently, but register its
+    layers in the same order. The weight of a 1x1 convolution fits a linear layer.
 
     Raises:
-        ValueError: The weights of one do not fit the other.
+        ValueError: The number of weights or the size of one of them differs.
     """
     ours, theirs = (list(n.state_dict().items()) for n in (target, source))
     if len(ours) != len(theirs):

@@ -31,7 +31,7 @@ def random_images(shape: Sequence[int]) -> Tensor:
 def start(
     model: nn.Module | Path, shape: Sequence[int], runtime: str, threads: int
 ) -> Callable[[], list[np.ndarray]]:
-    """Open a network or a file in a runtime, a key of ``RUNTIMES``.
+    """Open a network or a file in ``runtime``, a key of ``RUNTIMES``.
 
     Returns:
         Callable: Runs the model once on :func:`random_images` of ``shape`` and returns
@@ -51,9 +51,9 @@ def build_runner(
     """Prepare a network for timing on the CPU, and check its outputs there.
 
     Args:
-        network (nn.Module): Takes one image batch, returns tensors or sequences of
-            them; is left in eval mode. A freshly initialised network may hide a wrong
-            export, see :func:`~mmghostnetv2.analysis.randomize_norms`.
+        network (nn.Module): Takes a batch of images and returns tensors or sequences
+            of them; is left in eval mode. If it is untrained, a wrong export may not be
+            noticed, see :func:`~mmghostnetv2.analysis.randomize_norms`.
         shape (Sequence[int]): Shape of the images, (N, C, H, W).
         runtime (str): A key of ``RUNTIMES``.
         threads (int): Threads that compute one operator.
@@ -95,14 +95,14 @@ def build_cuda_runner(
     Args:
         network (nn.Module): Is moved to the GPU.
         shape (Sequence[int]): Shape of the images, (N, C, H, W).
-        runtime (str): 'torch', eager; 'compiled', torch.compile with weights as
+        runtime (str): 'torch', eager mode; 'compiled', torch.compile with weights as
             constants and CUDA graphs; or 'cudagraph', which replays the kernels that
-            eager launches.
+            eager mode launches.
         expected (Sequence[np.ndarray]): Its outputs on the CPU.
         amp (bool): Whether to compute in mixed precision.
 
     Returns:
-        Callable: Runs the network once, and waits until it is done.
+        Callable: Runs the network once and waits until the GPU is done.
 
     Raises:
         RuntimeError: There is no GPU, or an output differs from the CPU's by more than
@@ -120,7 +120,7 @@ def build_cuda_runner(
         with torch.autocast('cuda', enabled=amp):
             return model(images)
 
-    for _ in range(3):  # libraries tune themselves, which a graph must not capture
+    for _ in range(3):  # cuDNN tunes itself first, which a graph must not capture
         outputs = compute()
     run = compute
     if runtime == 'cudagraph':
@@ -128,7 +128,7 @@ def build_cuda_runner(
         with torch.cuda.graph(graph):
             outputs = compute()
 
-        # A graph stores only addresses, so the default keeps both objects alive.
+        # A graph stores only addresses; the default argument keeps both objects alive.
         def run(alive=(model, images)):
             graph.replay()
 
@@ -156,8 +156,8 @@ def training_step(
     The loss is the sum of the mean squares of the outputs.
 
     Args:
-        network (nn.Module): Takes one image batch, returns tensors or sequences of
-            them. It is left in train mode with its dropout switched off, so that the
+        network (nn.Module): Takes a batch of images and returns tensors or sequences
+            of them. It is left in train mode with its dropout switched off, so that the
             losses of equal networks are equal.
         shape (Sequence[int]): Shape of the images, (N, C, H, W).
         threads (int): Threads that compute one operator on the CPU.
@@ -165,14 +165,14 @@ def training_step(
         amp (bool): Whether to compute in mixed precision, with a scaled loss.
 
     Returns:
-        Callable: Does a step and returns the loss.
+        Callable: Does one step and returns the loss.
     """
     network = network.to(device).train()
     modules: Any = network.modules()
     for module in modules:
         if isinstance(module, DROPOUTS):
             module.p = 0
-        elif hasattr(module, 'drop_rate'):  # timm's classifiers call a function
+        elif hasattr(module, 'drop_rate'):  # timm's classifiers call F.dropout
             module.drop_rate = 0
     images = random_images(shape).to(device)
     parameters = [p for p in network.parameters() if p.requires_grad]
