@@ -294,6 +294,7 @@ class ReleasedInit(PretrainedInit):
         """
         print_log(f'load backbone from: {self.checkpoint}', logger='current')
         weights = read_weights(self.checkpoint, self.map_location)
+        # As in mmengine, the prefix may end in a dot.
         prefix = f'{self.prefix}.'.replace('..', '.') if self.prefix else ''
         prefixed = [key for key in weights if key.startswith(prefix)]
         if prefixed:
@@ -344,7 +345,7 @@ _METHODS: dict[type, tuple[str, ...]] = {
 
 
 def _pickled_method(obj: Any, name: str):
-    """Replace ``getattr`` during unpickling; only ``_METHODS`` can be had from it."""
+    """Replace ``getattr`` during unpickling, for the methods in ``_METHODS`` alone."""
     if isinstance(obj, type) and name in _METHODS.get(obj, ()):
         return getattr(obj, name)
     raise pickle.UnpicklingError(

@@ -1,6 +1,6 @@
-"""Handwritten digits drawn on paper, from which the tools make data sets.
+"""Drawing of handwritten digits on paper, from which the tools make data sets.
 
-The docstring of tools/datasets/make_digits.py tells where the digits come from.
+The docstring of tools/datasets/make_digits.py says where the digits come from.
 """
 
 import argparse
@@ -18,15 +18,20 @@ from .arguments import Integers, add_integers, add_out_dir, make_parser
 from .output import written
 
 MANIFEST = 'digits.json'
-VAL_SHARE = 0.2  # of each class's source digits
-MIN_CONTRAST = 110  # luminance between ink and paper, of 255
+VAL_SHARE = 0.2  # share of each class's source digits in the validation set
+MIN_CONTRAST = 110  # smallest difference in luminance of ink and paper, out of 255
+# The weights of red, green and blue in luminance (ITU-R BT.601)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 SMOOTH = Image.Resampling.LANCZOS
 
 
 @cache
 def load_sources() -> tuple[np.ndarray, np.ndarray]:
-    """Return all source digits (1797, 8, 8) as 0..1 and their labels (1797,)."""
+    """Return all source digits (1797, 8, 8), from 0 to 1, and their labels (1797,).
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -62,7 +67,7 @@ def render_digit(
     size = round(12 * cell * aspect), round(12 * cell)
     image = Image.fromarray(np.pad(source / source.max(), 2)).resize(size, SMOOTH)
     value = np.asarray(image.rotate(angle, Image.Resampling.BICUBIC, expand=True))
-    # A ramp about 1.5 pixels wide around the level makes a pen's smooth outline.
+    # A ramp about 1.5 pixels wide around the level 0.46 smooths the stroke's outline.
     edge = np.clip((value - 0.46) / max(0.8 / cell, 0.08) + 0.5, 0, 1)
     rows, cols = np.flatnonzero(edge.any(1)), np.flatnonzero(edge.any(0))
     crop = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
@@ -70,7 +75,7 @@ def render_digit(
 
 
 def draw_paper(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return (size, size, 3) light paper: a gradient, clouds, often a faint pattern."""
+    """Draw light paper (size, size, 3): a gradient, clouds, often a faint pattern."""
     tone = rng.uniform(185, 235)
     x = np.arange(size, dtype=np.float32) / size
     y = x[:, None]
@@ -110,8 +115,8 @@ def draw_digit(
 ) -> None:
     """Draw one source digit at a random place of a square canvas (size, size, 3).
 
-    Its height is within ``sizes``, as a share of the canvas. Of the free space, a share
-    within ``places`` is above it, and another one is left of it.
+    Its height as a share of the canvas is random within ``sizes``. The shares of the
+    free space that are above it and left of it are random within ``places``.
     """
     size = len(canvas)
     _, ink = render_digit(source, size * rng.uniform(*sizes), rng)
@@ -126,11 +131,11 @@ def finish(canvas: np.ndarray, rng: np.random.Generator) -> Image.Image:
 
 
 def is_made(out: Path, manifest: Mapping, parts: Sequence[str], force: bool) -> bool:
-    """Tell whether a folder holds the set already.
+    """Return whether a folder holds the set already.
 
     Raises:
-        FileExistsError: The folder holds files that the tool did not make, or another
-            set and ``force`` is false.
+        FileExistsError: The folder holds files that the tool did not make; or it holds
+            another set, and ``force`` is false.
     """
     names = {path.name for path in out.iterdir()} if out.exists() else set()
     if not names:
@@ -143,7 +148,7 @@ def is_made(out: Path, manifest: Mapping, parts: Sequence[str], force: bool) -> 
         is_ours = False
     if not is_ours or names - {*parts, MANIFEST}:
         raise FileExistsError(
-            f'{out} holds what this tool did not make: {sorted(names)[:5]}'
+            f'{out} holds files that this tool did not make: {sorted(names)[:5]}'
         )
     if made_with != manifest['parameters'] and not force:
         raise FileExistsError(
@@ -173,11 +178,12 @@ def make_set(
         generator (Mapping[str, object]): 'name' and 'version' of the tool. The version
             must change when the same seed draws different pictures.
         parts (Sequence[str]): Names of the folders in the set.
-        draw_split (Callable): Draws a split, as (root, split, indices of its source
-            digits, arguments, pool of processes).
+        draw_split (Callable): Draws a split. It is called with the folder, the name of
+            the split, the indices of its source digits, the arguments, and a pool of
+            processes.
 
     Returns:
-        argparse.Namespace: The arguments, or None if the set was there.
+        argparse.Namespace | None: The arguments, or None if the set was there already.
     """
     parser = make_parser(doc)
     add_out_dir(parser, out_dir, 'folder of the set')
@@ -191,7 +197,7 @@ def make_set(
         print(f'{args.out_dir} is there already, made with the same parameters')
         return None
     splits = split_sources(load_sources()[1], args.seed)
-    # Ctrl-C reaches all processes, and only the first one shall report it.
+    # Ctrl-C reaches all processes. The workers ignore it, so that it is reported once.
     ignore = signal.SIGINT, signal.SIG_IGN
     pool = ProcessPoolExecutor(args.workers, initializer=signal.signal, initargs=ignore)
     with written(out) as root, pool:

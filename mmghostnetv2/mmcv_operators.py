@@ -1,11 +1,11 @@
-"""Stand-ins for mmcv's compiled operators, by torchvision and plain torch.
+"""Replacements of mmcv's compiled operators in torchvision and plain torch.
 
-mmcv has no wheels for current versions of torch, so its operators must be compiled,
-which takes minutes and, for a GPU, a CUDA toolkit. ``mmcv-lite`` is mmcv without them.
+mmcv has no wheels for current versions of torch, so its operators must be compiled.
+This takes minutes and, for a GPU, a CUDA toolkit. ``mmcv-lite`` is mmcv without them.
 With it, importing the package puts this module in the place of ``mmcv._ext``, the
-compiled module from which ``mmcv.ops`` takes its functions. They have the signatures
-that ``mmcv.ops`` calls, and write their results into the tensors that it passes. An
-operator that is not here raises an error when it is called.
+compiled module from which ``mmcv.ops`` takes its functions. The functions here have the
+signatures that ``mmcv.ops`` calls, and write their results into the tensors that it
+passes. An operator that is not here raises an error when it is called.
 """
 
 import sys
@@ -54,7 +54,7 @@ def _log_once() -> None:
 
 
 def get_compiler_version() -> str:
-    """Name what computes the operators, in place of a compiler."""
+    """Return the library that computes the operators; mmcv returns its compiler."""
     return f'torchvision {torchvision.__version__}'
 
 
@@ -84,18 +84,18 @@ def softnms(
     method: int,
     offset: int,
 ) -> Tensor:
-    """Lower the scores of boxes that overlap a better one, instead of removing them.
+    """Lower the scores of boxes that overlap a better one (Soft-NMS).
 
     Args:
         boxes (Tensor): (N, 4).
         scores (Tensor): (N,).
         dets (Tensor): (N, 5); its first K rows become the boxes and their new scores.
-        iou_threshold (float): Methods 0 and 1 lower the scores from this overlap on.
+        iou_threshold (float): Smallest overlap (IoU) at which methods 0 and 1 act.
         sigma (float): Width of the Gaussian of method 2.
         min_score (float): Boxes whose score falls below it are removed.
-        method (int): 0 removes the box, 1 multiplies its score by one minus the
-            overlap, 2 by a Gaussian of the overlap.
-        offset (int): Added to the sides of the boxes.
+        method (int): 0 sets the score of the box to zero, 1 multiplies it by one minus
+            the overlap, and 2 multiplies it by a Gaussian of the overlap.
+        offset (int): Pixels, 0 or 1, added to the sides of the boxes.
 
     Returns:
         Tensor: Indices of the K boxes that stay, best score first.
@@ -109,7 +109,7 @@ def softnms(
         kept.append(best)
         left = left[left != best]
         overlap = torchvision.ops.box_iou(sized[best, None], sized[left])[0]
-        overlap = overlap.nan_to_num()  # of two boxes without area
+        overlap = overlap.nan_to_num()  # it is NaN for two boxes without area
         if method == 2:
             weight = torch.exp(-(overlap**2) / sigma)
         else:
@@ -161,11 +161,11 @@ def roi_align_backward(
 def _focal_loss(
     logits: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float
 ) -> Tensor:
-    """Compute the loss (N, C) of logits (N, C) and classes (N,), where C is none."""
+    """Compute the loss (N, C) of logits (N, C) and classes (N,); C is background."""
     classes = logits.shape[1]
     truth = F.one_hot(target, classes + 1)[:, :classes].to(logits.dtype)
     loss = torchvision.ops.sigmoid_focal_loss(logits, truth, alpha, gamma)
-    if len(weight):  # of each class
+    if len(weight):  # one value a class; background has the weight 1
         loss = loss * F.pad(weight, (0, 1), value=1)[target, None]
     return loss
 

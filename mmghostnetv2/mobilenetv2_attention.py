@@ -1,4 +1,4 @@
-"""MobileNetV2 with attention; its users need mmpretrain."""
+"""MobileNetV2 with attention. Importing this module needs mmpretrain."""
 
 from mmengine.registry import MODELS
 from mmpretrain.models import MobileNetV2
@@ -11,10 +11,10 @@ POSITIONS = ('expanded', 'output')
 
 
 class GatedExpansion(nn.Sequential):
-    """Convolutions of an inverted residual whose expanded features are gated.
+    """Convolutions of an inverted residual, with attention on the expanded features.
 
-    The last item is the attention, which sees the block's input. Where the block does
-    not expand, its input is gated itself.
+    The last item is the attention. It computes its gate from the block's input. If the
+    block does not expand its input, the gate is applied to the input.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,18 +31,19 @@ class MobileNetV2Attention(MobileNetV2):
     so weights of MobileNetV2 load.
 
     Args:
-        attention (dict): Config of the layer, without channels.
-        position (str): What it gates: 'expanded', the expanded features, with a gate
-            computed from the block's input, for a layer that takes both as DFCAttention
-            does; or 'output', the projection's output, with a gate computed from it,
-            before the shortcut is added.
-        deploy (bool): Build the network as :meth:`switch_to_deploy` leaves it, for its
-            weights.
-        kwargs: As in mmpretrain's MobileNetV2, whose outputs it has.
+        attention (dict): Config of the attention layer without its channels, which are
+            added for each block.
+        position (str): Which features the attention gates. 'expanded' means the
+            expanded features, with a gate computed from the block's input; the layer
+            must take both, as DFCAttention does. 'output' means the projection's output
+            before the shortcut is added, with a gate computed from this output.
+        deploy (bool): Build the network as :meth:`switch_to_deploy` leaves it, to load
+            weights of that form.
+        kwargs: As in mmpretrain's MobileNetV2. The outputs are as there, too.
 
     Raises:
         ValueError: ``position`` is not one of the allowed values.
-        TypeError: The layer cannot gate the expanded features.
+        TypeError: ``position`` is 'expanded', but the layer takes one input only.
 
     Example:
         >>> import torch

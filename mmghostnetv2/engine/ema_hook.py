@@ -1,11 +1,11 @@
-"""mmpretrain's moving average of the weights, tested without the raw weights."""
+"""mmpretrain's moving average of the weights, which is tested alone."""
 
 from mmengine.runner import Runner
 from mmpretrain.engine.hooks import EMAHook
 
 
 class DualEMAHook(EMAHook):
-    """Validate the moving average beside the raw weights, but test it alone.
+    """Validate the moving average and the raw weights, but test the average alone.
 
     mmpretrain's own hook either does both or neither. When it tests both, the
     predictions of the raw weights overwrite those of the average in the saved files.

@@ -17,12 +17,12 @@ from ..registry import RUNNERS, register
 
 @register(RUNNERS)
 class GlooRunner(Runner):
-    """mmengine's Runner, whose processes communicate by gloo if there is no GPU.
+    """mmengine's Runner for several processes that use gloo if there is no GPU.
 
-    In a single process, or with a GPU, it is mmengine's Runner unchanged. A config
+    In a single process, or with a GPU, it does what mmengine's Runner does. A config
     selects it by ``runner_type``, see ``configs/_base_/gloo_cpu.py``. The training and
-    test scripts of OpenMMLab read that field, except mmseg 1.2.2's test.py; this
-    package's test.py serves there.
+    test scripts of OpenMMLab read that field, except the test.py of mmseg 1.2.2; use
+    this package's tools/test.py instead.
 
     Args:
         kwargs: As in mmengine's Runner.
@@ -33,7 +33,7 @@ class GlooRunner(Runner):
         return self.distributed and not torch.cuda.is_available()
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Create the process group, which mmengine then uses, unless one exists.
+        """Create the process group unless there is one; mmengine then uses it.
 
         Raises:
             ValueError: The launcher did not set RANK, WORLD_SIZE, MASTER_ADDR and
@@ -42,14 +42,14 @@ class GlooRunner(Runner):
         if self._on_cpus and not is_distributed():
             distributed.init_process_group('gloo')
             # Threads of a group that still exists at exit may abort the process.
-            atexit.register(_leave)
+            atexit.register(_destroy_process_group)
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap the model in MMDistributedDataParallel.
 
-        On CPUs SyncBN becomes BN, which sees the images of its own process alone, since
-        torch has SyncBN for GPUs only.
+        On CPUs BN replaces SyncBN, because torch has SyncBN for GPUs only. Each process
+        then normalises with the statistics of its own images.
         """
         if not self._on_cpus:
             return super().wrap_model(model_wrapper_cfg, model)
@@ -60,6 +60,6 @@ class GlooRunner(Runner):
         return MMDistributedDataParallel(revert_sync_batchnorm(model), **options)
 
 
-def _leave() -> None:
+def _destroy_process_group() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()

@@ -28,8 +28,8 @@ def rmsprop_tf(params: Iterable, **kwargs) -> Optimizer:
         ) from error
 
     class EagerRMSpropTF(RMSpropTF):
-        # torch.compile, which mmengine applies to the whole step of a training, fails
-        # in optimizers that are not torch's own.
+        # mmengine applies torch.compile to a whole training step, and torch.compile
+        # fails in optimizers that are not torch's own.
         step = torch.compiler.disable(RMSpropTF.step)
 
     return EagerRMSpropTF(params, **kwargs)

@@ -14,9 +14,9 @@ class TimmStepLR(_ParamScheduler):
     (lr - warmup_lr) / warmup_epochs`` while ``e < warmup_epochs``, and then ``lr *
     decay_rate ** floor(e / decay_epochs)``, so the decay also counts the epochs of the
     warm-up. Within ``noise_range`` the rate is multiplied by 1 plus a standard normal
-    number, which is drawn again until its size is below ``noise_limit``. The generator
-    is seeded with ``noise_seed + e``, so a resumed training has the same rates as one
-    without a break.
+    number, which is drawn again until its absolute value is below ``noise_limit``. The
+    generator is seeded with ``noise_seed + e``, so a resumed training has the same
+    rates as one without a break.
 
     Source: ``--sched step --decay-epochs 2.4 --decay-rate .973 --warmup-lr 1e-6
     --lr-noise 0.42 0.9`` of the authors' recipe, in timm's ``StepLRScheduler``.
@@ -29,7 +29,7 @@ class TimmStepLR(_ParamScheduler):
         warmup_lr (float): Learning rate of the first epoch. Defaults to 1e-6.
         noise_range (tuple[float, float], optional): The first epoch with noise, and the
             first one after it without noise. None means no noise. Defaults to None.
-        noise_limit (float): Upper limit of the noise. Defaults to 0.67.
+        noise_limit (float): Limit of the noise's absolute value. Defaults to 0.67.
         noise_seed (int): Seed of the noise of epoch 0. Defaults to 42.
         kwargs: ``begin``, ``end``, ``last_step``, ``by_epoch`` and ``verbose`` as in
             mmengine's own schedulers.
