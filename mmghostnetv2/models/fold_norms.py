@@ -7,7 +7,7 @@ from mmcv.cnn import Conv2d, ConvModule
 from mmengine.model.utils import _BatchNormXd
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils import fuse_conv_bn_eval
 
 from ..registry import MODELS, register
 
@@ -38,22 +38,11 @@ def _are_foldable(conv: Any, norm: Any) -> bool:
 @torch.no_grad()
 def _fold(conv: Any, norm: Any) -> None:
     """Fold a norm into a convolution, in double precision to round only once."""
-    parts: Any = (
-        None if value is None else value.double()
-        for value in (
-            conv.weight,
-            conv.bias,
-            norm.running_mean,
-            norm.running_var,
-            norm.weight,
-            norm.bias,
-        )
-    )
-    weight, bias, mean, var, gamma, beta = parts
-    fused = fuse_conv_bn_weights(weight, bias, mean, var, norm.eps, gamma, beta)
+    fused = fuse_conv_bn_eval(deepcopy(conv).double(), deepcopy(norm).double())
     is_trained = conv.weight.requires_grad  # frozen parameters stay frozen
     conv.weight, conv.bias = (
-        nn.Parameter(value.to(conv.weight.dtype), is_trained) for value in fused
+        nn.Parameter(value.to(conv.weight.dtype), is_trained)
+        for value in (fused.weight, fused.bias)
     )
 
 
