@@ -44,7 +44,7 @@ def recompute(
 
     Args:
         block (nn.Module): The block. Its batch norms update their running statistics
-            only once a batch.
+            only once for each batch.
         inputs (Tensor): Its inputs.
         function (Callable, optional): Function to run instead of the block's forward.
             Its batch norms must be part of ``block``.

@@ -246,6 +246,7 @@ def test_self_attention_dilates_by_itself(images):
         (dict(dfc_stages=(4,)), r'dfc_stages .* 0 to 3, got \(4,\)'),
         (dict(dfc_stages=3), 'dfc_stages .* got 3'),
         (dict(dfc_kernel_sizes=4), 'dfc_kernel_sizes must be an odd int.* got 4'),
+        (dict(dfc_kernel_sizes=5.0), 'dfc_kernel_sizes must be an odd int.* got 5.0'),
         (dict(dfc_kernel_sizes=(5, 5)), r'dfc_kernel_sizes .* got \(5, 5\)'),
         (dict(dfc_kernel_sizes=(5, 5, 6)), r'got \(5, 5, 6\)'),
         (dict(dfc_kernel_sizes=-1), 'got -1'),
