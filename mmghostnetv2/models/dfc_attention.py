@@ -30,7 +30,7 @@ UP_SAMPLINGS = ('nearest', 'bilinear', 'bicubic')
 
 def check_choice(name: str, value, choices) -> None:
     """Raise a ValueError that names an argument, its value and the allowed values."""
-    if value not in choices:
+    if value not in tuple(choices):  # a dict would fail on values such as lists
         allowed = ', '.join(map(repr, choices))
         raise ValueError(f'{name} must be one of {allowed}, got {value!r}')
 

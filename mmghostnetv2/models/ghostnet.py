@@ -135,7 +135,8 @@ class GhostNet(BaseModule):
         self.out_indices = _check_out_indices(out_indices, num_stages)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        self.with_cp = with_cp
+        # Without bool(), 1 would pass the check but recompute nothing.
+        self.with_cp = with_cp if with_cp == 'attention' else bool(with_cp)
         self.zero_init_residual = zero_init_residual
 
         channels = make_divisible(16 * widen_factor)

@@ -68,7 +68,9 @@ class GhostNetV2(GhostNet):
         up_sampling: str = 'nearest',
         **kwargs,
     ) -> None:
-        if not isinstance(dfc_stages, Sequence) or not {*dfc_stages} <= {0, 1, 2, 3}:
+        if not isinstance(dfc_stages, Sequence) or not all(
+            stage in range(4) for stage in dfc_stages
+        ):
             raise ValueError(
                 'dfc_stages must be a sequence of stages from 0 to 3, '
                 f'got {dfc_stages!r}'

@@ -245,6 +245,7 @@ def test_self_attention_dilates_by_itself(images):
     [
         (dict(dfc_stages=(4,)), r'dfc_stages .* 0 to 3, got \(4,\)'),
         (dict(dfc_stages=3), 'dfc_stages .* got 3'),
+        (dict(dfc_stages=[[1]]), r'dfc_stages .* got \[\[1\]\]'),
         (dict(dfc_kernel_sizes=4), 'dfc_kernel_sizes must be an odd int.* got 4'),
         (dict(dfc_kernel_sizes=5.0), 'dfc_kernel_sizes must be an odd int.* got 5.0'),
         (dict(dfc_kernel_sizes=(5, 5)), r'dfc_kernel_sizes .* got \(5, 5\)'),
@@ -252,6 +253,7 @@ def test_self_attention_dilates_by_itself(images):
         (dict(dfc_kernel_sizes=-1), 'got -1'),
         (dict(enhance='width'), "enhance .* 'capacity', 'both', got 'width'"),
         (dict(scaling='relu'), "scaling must be .* got 'relu'"),
+        (dict(scaling=['clip']), r"scaling must be .* got \['clip'\]"),
         (dict(up_sampling=2), 'up_sampling must be .* got 2'),
     ],
     ids=str,

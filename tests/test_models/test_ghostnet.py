@@ -268,6 +268,10 @@ def test_with_cp_and_random_activations(with_cp, images):
     assert_same_training(*pair(GhostNetV2, with_cp, **options), images)
 
 
+def test_with_cp_as_a_number():
+    assert GhostNet(with_cp=1).with_cp is True and GhostNet(with_cp=0).with_cp is False
+
+
 def test_with_cp_where_the_last_layers_need_no_gradient(images):
     """A block is made again only as far as it has to be."""
     networks = pair(GhostNetV2, out_indices=(2,))
