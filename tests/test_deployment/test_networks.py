@@ -11,7 +11,7 @@ from mmghostnetv2 import config_path, init_model
 from mmghostnetv2.deployment.check import library_predict
 from mmghostnetv2.deployment.networks import deployable, find_task
 
-from .conftest import assert_same_detections, make_model, to_images
+from .conftest import assert_same_detections, make_model, rounding, to_images
 
 NORM = dict(type='BN')
 # Light heads, which without norms would return anything, and fewer boxes. RTMDet and
@@ -53,7 +53,7 @@ def detector(request, pictures):
 
 def check_detections(model, pixels, pictures_found):
     """Compare the network on all pictures with predict on each."""
-    dets, labels = run(model, pixels)
+    (dets, labels), rounded = run(model, pixels), rounding(model, pixels)
     number = model.bbox_head.test_cfg.max_per_img
     assert dets.shape == (len(pixels), number, 5)
     assert labels.shape == (len(pixels), number)
@@ -61,7 +61,7 @@ def check_detections(model, pixels, pictures_found):
         theirs = [output[0] for output in library_predict(model, picture)]
         found = len(theirs[0])
         pictures_found.append(theirs)
-        assert_same_detections((ours[:found], classes[:found]), theirs)
+        assert_same_detections((ours[:found], classes[:found]), theirs, rounded)
         # filled up with what is none
         assert (classes[found:] == -1).all() and not ours[found:].any()
 
