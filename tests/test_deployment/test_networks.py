@@ -9,7 +9,7 @@ from torch import nn
 
 from mmghostnetv2 import config_path, init_model
 from mmghostnetv2.deployment.check import library_predict
-from mmghostnetv2.deployment.networks import deployable, find_task
+from mmghostnetv2.deployment.networks import Detector, deployable, find_task
 
 from .conftest import assert_same_detections, make_model, rounding, to_images
 
@@ -188,6 +188,20 @@ def test_names_of_outputs(detector):
     assert deployable(model, preprocess=True).output_names == ('dets', 'labels')
     dense = ['boxes', 'scores', 'objectness'][: 2 + ('YOLO' in type(model).__name__)]
     assert deployable(model, 'dense').output_names == tuple(dense)
+
+
+def test_a_detector_is_built_around_a_model_in_training(detector):
+    """The model stays in its mode, and its statistics as they are."""
+    model = copy.deepcopy(detector[0]).double().train()
+    model.backbone.eval()
+    modes = [module.training for module in model.modules()]
+    state = copy.deepcopy(model.state_dict())
+    for suppress in (False, True):
+        network = Detector(model, suppress)
+        assert network.model is model
+        assert [module.training for module in model.modules()] == modes
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, state[name]), name
 
 
 def test_heads_with_centerness_name_it_too():
