@@ -250,7 +250,9 @@ def test_detectors_that_cannot_be_exported(name, options, message):
     model = init_model(config_path(name), cfg_options=options)
     with pytest.raises(NotImplementedError, match=message):
         deployable(model)
-    assert deployable(model, 'features')
+    features = deployable(model, 'features')(torch.zeros(1, 3, 64, 64))
+    expected = model.backbone(torch.zeros(1, 3, 64, 64))
+    assert all(map(torch.equal, features, expected)) and len(features) == len(expected)
 
 
 def test_detectors_without_boxes():
