@@ -36,7 +36,8 @@ def export_model(
     ``predict``.
 
     Args:
-        model (nn.Module): What :func:`mmghostnetv2.init_model` returned.
+        model (nn.Module): What :func:`mmghostnetv2.init_model` returned. It may be in
+            training mode, and stays as it is; a copy in eval mode is exported.
         path (Path): File to write. A description, ``path.name.json``, is written beside
             it, and the weights where the format keeps them apart.
         size (tuple[int, int]): Height and width of the images.
@@ -83,6 +84,8 @@ def export_model(
             f"{title} has no non-maximum suppression: export 'dense' boxes, "
             "which tools/deployment/run.py suppresses, or 'features'"
         )
+    model = deepcopy(model)
+    model.eval()
     network = deployable(fold_norms(deepcopy(model)), output, preprocess)
     pixels = sample_pixels(size, image)
     images = torch.from_numpy(network_input(model, pixels, preprocess))

@@ -5,6 +5,7 @@ operators that exporters support: no lists of data samples, no in-place writes t
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -202,8 +203,11 @@ class Detector(nn.Module):
         self.output_names: tuple[str, ...] = ('dets', 'labels')
         if not suppress:
             self.output_names = ('boxes', 'scores')
-            with torch.no_grad():  # only the maps of a head tell whether it has factors
-                (level, *_) = self.eval().decode(torch.zeros(1, 3, 64, 64))
+            # Only the maps of a head tell whether it has factors. A copy computes them,
+            # so that the model stays in its mode.
+            images = next(model.parameters()).new_zeros(1, 3, 64, 64)
+            with torch.no_grad():
+                (level, *_) = deepcopy(self).eval().decode(images)
             if level.factors is not None:
                 self.output_names += ('objectness' if is_yolo else 'factors',)
 

@@ -1,5 +1,6 @@
 """tools/deployment/export.py: files of all runtimes, their checks, and refusals."""
 
+import copy
 import json
 import re
 
@@ -160,6 +161,21 @@ def test_what_is_printed(tool, trained, tmp_path, capsys):
     assert 'ONNX Runtime and torch agree: outputs within' in said
     assert "ONNX Runtime and the library's predict agree: scores within" in said
     assert re.search(r'wrote .*a.onnx, [\d.]+ MB, and a.onnx.json', said)
+
+
+def test_a_model_in_training_stays_as_it_is(trained, tmp_path):
+    """Its modes, weights and statistics; the file is that of eval mode."""
+    needs('onnxruntime')
+    trained('detector')
+    model = copy.deepcopy(trained.models['detector']).train()
+    model.backbone.conv_stem.eval()  # as where a stage is frozen
+    modes = [module.training for module in model.modules()]
+    state = copy.deepcopy(model.state_dict())
+    (said,) = export.export_model(model, tmp_path / 'a.onnx', (64, 64))
+    assert 'boxes within' in said
+    assert [module.training for module in model.modules()] == modes
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
 
 
 # ---- what is refused; nothing is written then

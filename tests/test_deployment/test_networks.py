@@ -9,9 +9,9 @@ from torch import nn
 
 from mmghostnetv2 import config_path, init_model
 from mmghostnetv2.deployment.check import library_predict
-from mmghostnetv2.deployment.networks import deployable, find_task
+from mmghostnetv2.deployment.networks import Detector, deployable, find_task
 
-from .conftest import assert_same_detections, make_model, to_images
+from .conftest import assert_same_detections, make_model, rounding, to_images
 
 NORM = dict(type='BN')
 # Light heads, which without norms would return anything, and fewer boxes. RTMDet and
@@ -53,7 +53,7 @@ def detector(request, pictures):
 
 def check_detections(model, pixels, pictures_found):
     """Compare the network on all pictures with predict on each."""
-    dets, labels = run(model, pixels)
+    (dets, labels), rounded = run(model, pixels), rounding(model, pixels)
     number = model.bbox_head.test_cfg.max_per_img
     assert dets.shape == (len(pixels), number, 5)
     assert labels.shape == (len(pixels), number)
@@ -61,7 +61,7 @@ def check_detections(model, pixels, pictures_found):
         theirs = [output[0] for output in library_predict(model, picture)]
         found = len(theirs[0])
         pictures_found.append(theirs)
-        assert_same_detections((ours[:found], classes[:found]), theirs)
+        assert_same_detections((ours[:found], classes[:found]), theirs, rounded)
         # filled up with what is none
         assert (classes[found:] == -1).all() and not ours[found:].any()
 
@@ -190,6 +190,20 @@ def test_names_of_outputs(detector):
     assert deployable(model, 'dense').output_names == tuple(dense)
 
 
+def test_a_detector_is_built_around_a_model_in_training(detector):
+    """The model stays in its mode, and its statistics as they are."""
+    model = copy.deepcopy(detector[0]).double().train()
+    model.backbone.eval()
+    modes = [module.training for module in model.modules()]
+    state = copy.deepcopy(model.state_dict())
+    for suppress in (False, True):
+        network = Detector(model, suppress)
+        assert network.model is model
+        assert [module.training for module in model.modules()] == modes
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, state[name]), name
+
+
 def test_heads_with_centerness_name_it_too():
     pytest.importorskip('mmdet', reason='needs mmdet')
     name, options = (
@@ -236,7 +250,9 @@ def test_detectors_that_cannot_be_exported(name, options, message):
     model = init_model(config_path(name), cfg_options=options)
     with pytest.raises(NotImplementedError, match=message):
         deployable(model)
-    assert deployable(model, 'features')
+    features = deployable(model, 'features')(torch.zeros(1, 3, 64, 64))
+    expected = model.backbone(torch.zeros(1, 3, 64, 64))
+    assert all(map(torch.equal, features, expected)) and len(features) == len(expected)
 
 
 def test_detectors_without_boxes():

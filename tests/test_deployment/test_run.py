@@ -20,13 +20,13 @@ from mmghostnetv2.deployment.networks import deployable
 from mmghostnetv2.deployment.runtimes import RUNTIMES
 
 from .conftest import (
-    PIXELS,
     SIDE,
     assert_same_detections,
     load,
     make_model,
     needs,
     read_pictures,
+    rounding,
 )
 
 pytest.importorskip('onnx', reason='needs onnx')
@@ -61,7 +61,7 @@ def run_alone(*args):
     return done.stdout
 
 
-def test_detector_is_the_inferencer(exported, image, tmp_path):
+def test_detector_is_the_inferencer(exported, trained, pictures, image, tmp_path):
     """Boxes in pixels of the picture; they are drawn in their colours."""
     folder = exported('detector')
     apis = pytest.importorskip('mmdet.apis')
@@ -79,8 +79,10 @@ def test_detector_is_the_inferencer(exported, image, tmp_path):
     labels = np.array([row['label'] for row in rows])
     theirs = np.column_stack([theirs['bboxes'], theirs['scores'], theirs['labels']])
     theirs = theirs[:number]
-    pixels = PIXELS * max(Image.open(image).size) / 128
-    assert_same_detections((ours, labels), (theirs[:, :5], theirs[:, 5]), pixels)
+    rounded = rounding(trained.models['detector'], pictures((SIDE, SIDE), 1))
+    scale = max(Image.open(image).size) / SIDE
+    expected = theirs[:, :5], theirs[:, 5]
+    assert_same_detections((ours, labels), expected, rounded, scale=scale)
     assert [row['name'] for row in rows] == [f'kind {label}' for label in labels]
     assert printed.count('kind ') == number and str(image) in printed
     drawing, picture = Image.open(tmp_path / 'out' / image.name), Image.open(image)
@@ -170,7 +172,8 @@ def test_dense_boxes_are_suppressed_as_the_detector_does(
         boxes = np.array([[*row['box'], row['score']] for row in rows])
         found[output] = boxes, np.array([row['label'] for row in rows])
     assert len(found['predictions'][0]) > 30
-    assert_same_detections(found['dense'], found['predictions'])
+    rounded = rounding(model, pixels[:1])
+    assert_same_detections(found['dense'], found['predictions'], rounded)
 
 
 def test_dense_boxes_of_another_size_are_refused(tool):

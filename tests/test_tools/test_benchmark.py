@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
+
+from mmghostnetv2.analysis.plotting import place_names
 
 from ..conftest import ROOT
 from .conftest import load_tool
@@ -234,9 +237,39 @@ def test_plot_has_a_point_for_each_accuracy(tool, monkeypatch, tmp_path):
     ]
     names = [[text.get_text() for text in axes.texts] for axes in figures[0].axes]
     assert names == [[DEPLOY], [THEIRS]]
-    labels = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
-    assert labels == ["accuracy: the paper's", "accuracy: timm's"]
+    labels = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    accuracies = ["the paper's accuracy", "timm's accuracy"]
+    assert labels == ['GhostNetV2', 'others', *accuracies]
     assert Image.open(tmp_path / 'a.png').size == (1430, 605)
+
+
+def test_names_cover_nothing():
+    """Not each other, nor the points, nor the legend, even of points that lie close."""
+    rng = np.random.default_rng(0)
+    figure = Figure(dpi=110, layout='constrained')
+    panel = figure.subplots()
+    points = [(1, 1), (1, 1.01), (1.01, 1), (0, 0), (3, 3), *rng.uniform(0, 3, (9, 2))]
+    for x, y in points:
+        panel.plot(x, y, 'o', label='a' if x == 3 else None)
+    panel.legend(loc='upper left')
+    names = [(x, y, f'network number {i}') for i, (x, y) in enumerate(points)]
+    place_names(panel, names)
+    figure.canvas.draw()
+    texts = [text for text in panel.texts if text.get_text()]
+    assert [text.get_text() for text in texts] == [name for *_, name in names]
+    boxes = [text.get_window_extent() for text in texts]
+    obstacles = [*boxes, panel.get_legend().get_window_extent()]
+    for box in boxes:
+        assert sum(box.overlaps(other) for other in obstacles) == 1  # itself
+        assert not any(box.contains(*p) for p in panel.transData.transform(points))
+        for corner in (box.min, box.max):
+            assert panel.get_window_extent().contains(*corner)
+    # near its point, or tied to it by a line
+    ends = [text.xy for text in panel.texts if not text.get_text()]
+    for box, point in zip(boxes, points, strict=True):
+        x, y = panel.transData.transform(point)
+        nearest = np.clip((x, y), box.min, box.max)
+        assert np.hypot(*(nearest - (x, y))) < 15 or tuple(point) in map(tuple, ends)
 
 
 def test_plot_of_latency_over_resolution(tool, monkeypatch, tmp_path):
@@ -271,6 +304,11 @@ def test_plot_of_latency_over_resolution(tool, monkeypatch, tmp_path):
             np.testing.assert_allclose(curve.get_xdata(), sides)
             np.testing.assert_allclose(curve.get_ydata(), expected, rtol=1e-6)
     assert len([label for label in drawn if 'pixels' in label]) == 3
+    # the legend covers no curve, and ticks are plain numbers
+    legend, inside = axes.get_legend().get_window_extent(), axes.get_window_extent()
+    assert legend.ymin > 0 and not legend.overlaps(inside)
+    ticks = {text.get_text() for text in axes.get_yticklabels(which='both')} - {''}
+    assert {'2', '5', '10', '20'} <= ticks and all(map(float, ticks))
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,16 @@ def test_no_predictions_draw_the_truth_alone(tool, scene, capsys):
     assert printed == f'{scene.out}: 2 of 2 images: 0 of 2 objects matched, 0 extra\n'
 
 
+def test_captions_of_small_cells_have_a_column_each(tool, scene):
+    """They are wider than the pictures; between them the sheet is white."""
+    tool.main(scene.arguments([], '--cell', '64'))
+    sheet = scene.sheet()
+    captions = (sheet[74:] != 255).any((0, 2)).nonzero()[0]
+    gaps = np.diff(captions).max()
+    first, second = (sheet == GREY).all(-1).any(0).nonzero()[0][[0, -1]]
+    assert gaps >= 12 and second - 64 - first > 100
+
+
 @pytest.mark.parametrize('options', [[], ['--seed', '4']])
 def test_which_images_are_picked(tool, scene, options):
     """Ten plain pictures, each of a shade of its own."""

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import yaml
+from PIL import Image
 
 from mmghostnetv2 import list_configs
 
@@ -85,7 +86,14 @@ def test_all_costs_are_the_papers(tool, tmp_path, capsys):
     assert text.endswith(capsys.readouterr().out.rsplit('\nwrote', 1)[0])
     assert '| GhostNetV2 1.0x | 6.1 | 6.157 | +0.9% | 167 | 167.048 | +0.0% |' in text
     assert re.search(r'\| All \|.*6\.157 \| \+6\.2% \(Tables 2 and 8 have 6\.1 ', text)
-    assert (tmp_path / 'accuracy.png').stat().st_size > 20_000
+    assert Image.open(tmp_path / 'accuracy.png').size == (770, 605)
+
+    # The documented tables have these costs and reasons, beside latencies.
+    documented = read_csv(ROOT / 'docs' / 'paper_tables.csv')
+    assert [{key: row[key] for key in rows[0]} for row in documented] == rows
+    reason = re.compile(r'% \((.*?)\) \|')
+    page = (ROOT / 'docs' / 'paper_tables.md').read_text()
+    assert reason.findall(page) == reason.findall(text) and reason.search(text)
 
 
 def test_every_config_named_exists(tool):

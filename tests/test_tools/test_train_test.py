@@ -1,6 +1,7 @@
 """tools/train.py and tools/test.py with a model of two numbers."""
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,11 @@ def test_test(run, trained, tmp_path):
         '--cfg-options',
         'test_dataloader.batch_size=4',
     )
-    assert 'Iter(test) [1/1]' in log and 'error:' in log
+    weight = torch.load(work_dir / 'iter_2.pth')['state_dict']['layer.weight'].item()
+    errors = [weight * x - 2 * x for x in range(4)]
     with open(out, 'rb') as file:
-        assert len(pickle.load(file)) == 4
+        found = [sample['error'].item() for sample in pickle.load(file)]
+    assert found == pytest.approx(errors, abs=1e-6)
+    assert 'Iter(test) [1/1]' in log
+    (error,) = re.findall(r'Iter\(test\) \[1/1\].* error: ([\d.]+)', log)
+    assert float(error) == pytest.approx(sum(map(abs, errors)) / 4, abs=1e-4)

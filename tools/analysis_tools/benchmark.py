@@ -30,7 +30,6 @@ from copy import deepcopy
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import product
-from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,6 +38,8 @@ import pandas as pd
 import torch
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from mmghostnetv2.analysis import (
     Quartiles,
@@ -55,6 +56,7 @@ from mmghostnetv2.analysis import (
 )
 from mmghostnetv2.analysis.memory import peak_memory
 from mmghostnetv2.analysis.networks import apply_options, copy_weights, split_options
+from mmghostnetv2.analysis.plotting import place_names
 from mmghostnetv2.analysis.running import CUDA_RUNTIMES, random_images
 from mmghostnetv2.arguments import (
     add_cfg_options,
@@ -278,7 +280,8 @@ def read_accuracies():
 
 def panels(settings, **kwargs):
     """Make a figure with a panel for each setting; return it and {setting: axes}."""
-    figure = Figure(figsize=(6.5 * len(settings), 5.5), layout='constrained')
+    size = 6.5 * len(settings), 5.5
+    figure = Figure(figsize=size, dpi=110, layout='constrained')
     axes = figure.subplots(1, len(settings), squeeze=False, **kwargs)[0]
     for panel, (runtime, threads, images) in zip(axes, settings, strict=True):
         title = f'{runtime}, {threads} thread(s), {images}'
@@ -291,31 +294,34 @@ def draw_accuracy(results, accuracies, path):
     """Draw accuracy over latency, a panel for each setting."""
     groups = dict(list(results.groupby(SETTING[:3], sort=False)))
     figure, axes = panels(groups, sharey=True)
+    colors = {'GhostNetV2': '#e07b00', 'others': '#6e6e78'}
+    names = {}
     for setting, panel in axes.items():
-        points = [
-            (max(found.values()), found, row.network, row.milliseconds_median)
-            for row in groups[setting].itertuples()
-            if (found := accuracies.get(split_options(row.network)[0]))
-        ]
-        points.sort(key=itemgetter(0))
-        for number, (highest, found, name, x) in enumerate(points):
-            color = '#e07b00' if 'ghostnetv2' in name else '#6e6e78'
+        names[setting] = []
+        for row in groups[setting].itertuples():
+            found = accuracies.get(split_options(row.network)[0], {})
+            color = colors['GhostNetV2' if 'ghostnetv2' in row.network else 'others']
             for source, y in found.items():
                 face = color if source == 'paper' else 'white'
+                x = row.milliseconds_median
                 panel.plot(x, y, 'o', color=color, markerfacecolor=face)
-            # Neighbours lie close, so their names alternate between both sides.
-            offset, side = ((-7, 0), 'right') if number % 2 else ((7, 0), 'left')
-            style = dict(textcoords='offset points', ha=side, va='center', fontsize=7)
-            panel.annotate(name, (x, highest), offset, **style)
+            if found:
+                names[setting].append((x, max(found.values()), row.network))
         panel.set_xlabel('latency, ms')
-        panel.margins(0.4, 0.1)  # makes room for the names
+        panel.margins(0.3, 0.1)  # makes room for the names
     first = next(iter(axes.values()))
-    for face, source in ('black', "the paper's"), ('white', "timm's"):
-        label = f'accuracy: {source}'
-        first.plot([], [], 'o', color='black', markerfacecolor=face, label=label)
     first.set_ylabel('ImageNet top-1, %')
-    first.legend(fontsize=8, loc='upper left')
-    figure.savefig(path, dpi=110)
+    marks = [(color, color, name) for name, color in colors.items()]
+    marks += [('black', 'black', "the paper's accuracy")]
+    marks += [('black', 'white', "timm's accuracy")]
+    handles = [
+        Line2D([], [], ls='', marker='o', color=color, markerfacecolor=face, label=name)
+        for color, face, name in marks
+    ]
+    figure.legend(handles=handles, fontsize=8, loc='outside upper center', ncols=4)
+    for setting, panel in axes.items():
+        place_names(panel, names[setting])
+    figure.savefig(path)
 
 
 def draw_resolution(results, path):
@@ -348,9 +354,13 @@ def draw_resolution(results, path):
         panel.set_xlabel('square root of the number of pixels')
         panel.set_xticks(sides, [f'{side:.0f}' for side in sides])
         panel.tick_params(axis='x', which='minor', bottom=False, labelbottom=False)
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter('{x:g}')
-        panel.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+        panel.yaxis.set_minor_formatter(NullFormatter())
+        longest = max(len(label) for *_, label in curves)
+        below = dict(loc='upper center', bbox_to_anchor=(0.5, -0.11))
+        panel.legend(fontsize=8, ncols=2 if longest < 30 else 1, **below)
+    figure.savefig(path)
 
 
 def read_shape(text):

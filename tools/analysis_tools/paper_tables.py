@@ -42,6 +42,7 @@ from mmghostnetv2.analysis import (
     randomize_norms,
     time_interleaved,
 )
+from mmghostnetv2.analysis.plotting import place_names
 from mmghostnetv2.arguments import (
     add_out_dir,
     make_parser,
@@ -204,7 +205,7 @@ def plot_accuracy(path: Path, rows: list[dict], runtimes) -> None:
     families = measured.groupby(measured.model.str.split().str[0], sort=False)
     panels = [('FLOPs, M', 'flops_measured')]
     panels += [(f'latency, ms ({name})', f'{name}_ms') for name in runtimes[:1]]
-    figure = Figure((1 + 6 * len(panels), 5.5), layout='constrained')
+    figure = Figure((1 + 6 * len(panels), 5.5), dpi=110, layout='constrained')
     for i, (title, x) in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), i)
         axes.set_prop_cycle(color=colormaps['tab20'].colors[::2] + ((0, 0, 0),))
@@ -213,19 +214,15 @@ def plot_accuracy(path: Path, rows: list[dict], runtimes) -> None:
             style = dict(linewidth=2.5, zorder=3) if own else dict(linewidth=1)
             axes.plot(members[x], members.top1, 'o-', label=family, **style)
         if i == 1:
-            style = dict(marker='x', color='grey', label='cited')
-            axes.scatter(cited.flops, cited.top1, **style)
-            for side, row in enumerate(cited.itertuples()):
-                # Neighbours lie close, so their names alternate between both sides.
-                offset, align = ((5, -3), 'left') if side % 2 else ((-5, -3), 'right')
-                style = dict(textcoords='offset points', fontsize=7, color='grey')
-                place = row.flops, row.top1
-                axes.annotate(row.model, place, offset, ha=align, **style)
+            style = dict(color='0.3', zorder=4, label='cited')
+            axes.plot(cited.flops, cited.top1, 'x', **style)
         axes.set(xlabel=title, ylabel='ImageNet top-1, % (paper)')
         axes.set_title(f'Figure {i}')
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, loc='lower right')
-    figure.savefig(path, dpi=110)
+    names = cited[['flops', 'top1', 'model']].itertuples(index=False)
+    place_names(figure.axes[0], [*names], '0.3')
+    figure.savefig(path)
 
 
 def main(argv=None) -> int:

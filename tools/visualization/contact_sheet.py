@@ -17,6 +17,7 @@ matched first. Crowds are left out.
 """
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -138,9 +139,19 @@ def lay_out(cells, total, args):
         f'{extra} extra'
     )
     columns = min(args.columns, len(cells))
+    captions = [
+        (name, f'{matched} of {objects} matched, {extra} extra')
+        for _, name, matched, objects, extra in cells
+    ]
+    # Captions may be wider than small cells.
+    longest = max(SMALL.getlength(line) for lines in captions for line in lines)
+    pitch = max(args.cell, math.ceil(longest)) + GAP
+    cells = [
+        (image, *lines) for (image, *_), lines in zip(cells, captions, strict=True)
+    ]
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
     heights = [max(cell.height for cell, *_ in row) + CAPTION for row in rows]
-    width = max(columns * (args.cell + GAP) + GAP, 640)  # the legend's width at least
+    width = max(columns * pitch + GAP, 640)  # the legend's width at least
     sheet = Image.new('RGB', (width, HEADER + sum(heights)), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, GAP), headline, INK, LARGE)
@@ -154,10 +165,9 @@ def lay_out(cells, total, args):
         draw.text((x + 30, 46), text, FAINT, SMALL)
         x += round(draw.textlength(text, SMALL)) + 54
     for row, height in zip(rows, heights, strict=True):
-        for column, (cell, name, matched, objects, extra) in enumerate(row):
-            x = GAP + column * (args.cell + GAP)
+        for column, (cell, name, caption) in enumerate(row):
+            x = GAP + column * pitch
             sheet.paste(cell, (x, y))
-            caption = f'{matched} of {objects} matched, {extra} extra'
             draw.text((x, y + cell.height + 4), name, INK, SMALL)
             draw.text((x, y + cell.height + 21), caption, FAINT, SMALL)
         y += height

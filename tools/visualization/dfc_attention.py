@@ -181,7 +181,9 @@ def draw_row(axes, maps, pixel, picture, size, norm):
     gate, image = maps['gate'], maps['image']
     panels['gate'].imshow(picture.mean(-1), 'gray', extent=(0, *bottom_right, 0))
     panels['gate'].imshow(gate, 'viridis', extent=whole, alpha=0.6)
-    panels['gate'].set_xlabel(f'{gate.min():.2f} (blue) to {gate.max():.2f} (yellow)')
+    digits = 2 if np.ptp(gate) > 0.05 else 4  # before a training it hardly varies
+    low, high = (f'{value:.{digits}f}' for value in (gate.min(), gate.max()))
+    panels['gate'].set_xlabel(f'{low} (blue) to {high} (yellow)')
     panels['image'].imshow(image, 'magma', norm=PowerNorm(0.5, 0), extent=whole)
     panels['image'].set_xlabel('square root scale from 0')
     for name, colour in (('gate', 'black'), ('image', 'white')):
@@ -268,7 +270,7 @@ def main(argv=None):
             on_cross, flat = cross_share(maps)
             shares = f'{on_cross:.1%} on the cross, flat: {flat:.1%}'
             print(f'{name} at {x},{y}{of}: {shares}')
-    title = f'{args.image.name}, {Path(args.config).stem}'
+    title = f'{args.image.name}, {Path(args.config).stem}; axes in pixels'
     with written(args.out) as path:
         draw(results, picture, images.shape[-2:], title).savefig(path, dpi=90)
         np.savez_compressed(path.with_suffix('.npz'), picture=picture, **arrays)

@@ -1,0 +1,59 @@
+"""Names beside points."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
+
+# Places of a name, right of its point and above it, in points of length, nearest first.
+_PLACES = [(7, 0), (-7, 0), (0, 7), (0, -7)]
+_PLACES += [(x, y) for far in (14, 24, 36, 48) for x in (7, -7) for y in (far, -far)]
+_HORIZONTAL, _VERTICAL = ('center', 'left', 'right'), ('center', 'bottom', 'top')
+
+
+def place_names(
+    panel: Axes, names: Sequence[tuple[float, float, str]], colour: str = 'black'
+) -> None:
+    """Write names beside points, where they cover neither names nor points.
+
+    The figure must be finished, because its layout is kept from now on, and be saved
+    with the dpi that it has.
+
+    Args:
+        panel (Axes): Panel that the names are written into. Lines, whose points stay
+            free, may pass behind a name.
+        names (Sequence[tuple]): x and y of a point in the panel's data, and its name.
+        colour (str): Colour of the names.
+    """
+    figure: Any = panel.get_figure(root=True)
+    figure.draw_without_rendering()
+    figure.set_layout_engine('none')
+    inside = panel.get_window_extent().padded(-3)
+    taken = [
+        Bbox.from_bounds(x - 5, y - 5, 10, 10)
+        for line in panel.lines
+        for x, y in panel.transData.transform(line.get_xydata())
+    ]
+    if legend := panel.get_legend():
+        taken.append(legend.get_window_extent())
+    halo = [withStroke(linewidth=2, foreground='white')]
+    style: dict[str, Any] = dict(textcoords='offset points', color=colour, zorder=4)
+    for x, y, name in names:
+        text = panel.annotate(
+            name, (x, y), (0, 0), fontsize=7, path_effects=halo, **style
+        )
+        for right, above in _PLACES:
+            text.set_position((right, above))
+            sides = _HORIZONTAL[np.sign(right)], _VERTICAL[np.sign(above)]
+            text.set(ha=sides[0], va=sides[1])
+            box = text.get_window_extent()
+            free = not any(box.overlaps(other) for other in taken)
+            if free and inside.contains(*box.min) and inside.contains(*box.max):
+                break
+        taken.append(box)
+        if abs(above) > 7:  # the name is not beside its point
+            arrow = dict(arrowstyle='-', color='0.6', shrinkB=4)
+            panel.annotate('', (x, y), (right, above), arrowprops=arrow, **style)
