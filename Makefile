@@ -1,9 +1,15 @@
-# Everything runs in .venv, which `setup` builds and the other targets wait for.
+# Everything runs in VENV, which `setup` builds and the other targets wait for.
+VENV ?= .venv
+# What `setup` takes, remembered until it is named again: OPS=compiled for mmcv's own
+# operators, which are compiled for minutes, in place of OPS=lite; TORCH=2.15.0, for
+# example, for another torch than that of requirements/stack.txt.
+OPS ?=
+TORCH ?=
 
 # First of these that runs and is a supported version. A pyenv shim is found in PATH
 # and may still fail when run. Where there is none, tools/setup_env.py says so.
-PYTHON ?= $(shell for p in .venv/bin/python python3.11 python3.12 python3; do \
-	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+PYTHON ?= $(shell for p in $(VENV)/bin/python python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	>/dev/null 2>&1 && echo $$p && exit; done; echo python3)
 # What `make quickstart` does: cls, det or seg
 TASK ?= det
@@ -17,7 +23,7 @@ UNIT_TESTS = tests/test_models tests/test_checkpoint.py tests/test_registry.py
 # the same process and the files start in the order of their names, so that the longest,
 # those in tests/e2e, come first. For a debugger: make test WORKERS=0 ARGS=--pdb
 WORKERS ?= 2
-PYTEST = .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Without this, a process that shares the cores with others trains up to 25 times slower,
 # because the threads of OpenMP wait for each other in a busy loop.
@@ -34,20 +40,21 @@ export PYTHONWARNINGS ?= ignore:pkg_resources is deprecated as an API:UserWarnin
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-setup:  ## build .venv, or what is missing from it (PYTHON=python3.11 or 3.12)
+setup:  ## build .venv, or what is missing from it (PYTHON=, OPS=compiled, TORCH=)
 	@$(PYTHON) -c '' >/dev/null 2>&1 || { echo "error: '$(PYTHON)' does not run." \
-	'Install Python 3.11 or 3.12, or name one: make $(or $(MAKECMDGOALS),setup)' \
+	'Install Python 3.11, 3.12 or 3.13, or name one: make $(or $(MAKECMDGOALS),setup)' \
 	'PYTHON=/path/to/python3.11' >&2; exit 1; }
-	@$(PYTHON) tools/setup_env.py
+	@$(PYTHON) tools/setup_env.py --venv $(VENV) $(if $(OPS),--ops $(OPS)) \
+	$(if $(TORCH),--torch $(TORCH))
 
 litert: setup  ## build the environment that converts to LiteRT, outside the checkout
-	@.venv/bin/python tools/setup_env.py --litert
+	@$(PYTHON) tools/setup_env.py --litert
 
 quickstart: setup  ## train and test a small detector from scratch (TASK=cls or seg)
-	@.venv/bin/python tools/quickstart.py --task $(TASK) $(ARGS)
+	@$(VENV)/bin/python tools/quickstart.py --task $(TASK) $(ARGS)
 
 check: lint  ## check style, types and the networks in two minutes
-	@.venv/bin/mypy
+	@$(VENV)/bin/mypy
 	@$(PYTEST) $(UNIT_TESTS)
 
 test: setup  ## run the tests (TESTS=tests/test_models, ARGS='-k deploy -x')
@@ -57,8 +64,8 @@ ci: check litert  ## run all that has to pass before a change lands
 	@$(PYTEST) tests $(addprefix --ignore=,$(UNIT_TESTS)) -ra --durations=15
 
 lint: setup  ## check style and formatting
-	@.venv/bin/ruff check .
-	@.venv/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
 
 clean:  ## remove results, generated data and build products, not .venv
 	rm -rf work_dirs data/digits* data/digit_pairs* build dist .pytest_cache .ruff_cache .mypy_cache

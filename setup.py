@@ -81,8 +81,14 @@ class Develop(develop):
         super().run()
 
 
-# mmengine and mim import pkg_resources, which setuptools 82 dropped
-MMCV = ['mmengine>=0.10.4,<1.0', 'mmcv>=2.0.0,<2.2.0', 'torchvision', 'setuptools<81']
+# mmcv-lite needs no compiler, and with torchvision this package provides its operators.
+# mmengine and mim import pkg_resources, which setuptools 82 dropped.
+MMCV = [
+    'mmengine>=0.10.4,<1.0',
+    'mmcv-lite>=2.0.0,<2.2.0',
+    'torchvision',
+    'setuptools<81',
+]
 # imported by the tools, beside what mmengine itself asks for
 TOOLS = ['pandas']
 EXTRAS = {
@@ -94,7 +100,7 @@ EXTRAS = {
     'deploy': ['onnx', 'onnxscript', 'onnxruntime'],
     'openvino': ['onnx', 'onnxscript', 'openvino'],
     'ncnn': ['onnx', 'onnxscript', 'ncnn', 'pnnx'],
-    # each release of executorch is made for one of torch: 1.4 for 2.13
+    # each release of executorch is made for one of torch: 1.5 for 2.14
     'executorch': ['executorch', 'torchao'],
     'coreml': ['coremltools'],
     # runs LiteRT's files; `make litert` builds what writes them
@@ -123,6 +129,7 @@ setup(
         # those the tests run on
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     # makes setuptools serve an editable install by a plain path, not by an import hook,

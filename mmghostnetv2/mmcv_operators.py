@@ -6,11 +6,18 @@ With it, importing the package puts this module in the place of ``mmcv._ext``, t
 compiled module from which ``mmcv.ops`` takes its functions. The functions here have the
 signatures that ``mmcv.ops`` calls, and write their results into the tensors that it
 passes. An operator that is not here raises an error when it is called.
+
+Some scripts import ``mmcv.ops`` before they read the config that imports this package,
+as mmdet's test does. For them, ``python -m mmghostnetv2.mmcv_operators`` writes a file
+``mmcv/_ext.py`` that puts this module in its place at any import. Compiled operators
+that are installed later take precedence over the file.
 """
 
 import sys
 from collections.abc import Callable
 from functools import cache
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 import mmcv
@@ -20,10 +27,34 @@ import torchvision
 from mmengine.logging import print_log
 from torch import Tensor
 
+# What `install` writes
+EXT = '''"""In the place of mmcv's compiled operators; written by mmghostnetv2."""
+
+import sys
+
+from mmghostnetv2 import mmcv_operators
+
+sys.modules[__name__] = mmcv_operators
+'''
+
 
 def provide_operators() -> None:
     """Put this module in the place of ``mmcv._ext``."""
     mmcv._ext = sys.modules['mmcv._ext'] = sys.modules[__name__]
+
+
+def install() -> Path:
+    """Write ``mmcv/_ext.py``, and return its path.
+
+    Raises:
+        ValueError: mmcv's compiled operators are installed.
+    """
+    spec = PathFinder.find_spec('mmcv._ext', mmcv.__path__)
+    path = Path(mmcv.__file__).with_name('_ext.py')
+    if spec and spec.origin != str(path):
+        raise ValueError(f"mmcv's compiled operators are installed: {spec.origin}")
+    path.write_text(EXT)
+    return path
 
 
 def _missing(name: str) -> NotImplementedError:
@@ -187,3 +218,7 @@ def sigmoid_focal_loss_backward(
         loss = _focal_loss(logits, target, weight, **options).sum()
     (grad,) = torch.autograd.grad(loss, logits)
     grad_input.copy_(grad)
+
+
+if __name__ == '__main__':
+    print(f'wrote {install()}')
