@@ -134,7 +134,7 @@ def apply_options(network: nn.Module, text: str) -> nn.Module:
     if 'deploy' in options:
         fold_norms(network)
     if 'channels_last' in options:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
     return network
 
 

@@ -20,7 +20,7 @@ def _open_eager(network: nn.Module, threads: int) -> Session:
 
 def _open_compiled(network: nn.Module, threads: int) -> Session:
     """Compile with weights as constants, in channels_last, at the first call."""
-    network = deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = deepcopy(network).to(memory_format=torch.channels_last)
     compiled = torch.compile(
         network, fullgraph=True, dynamic=False, options={'freezing': True}
     )
