@@ -6,8 +6,8 @@ Importing this module changes five things in mmengine:
   the released weights of a model in ``configs/metafile.yml``.
 - It may be a ``*.safetensors`` file.
 - From timm's checkpoints the averaged weights (``state_dict_ema``) are read.
-- Files from URLs are loaded weights-only, as torch >= 2.6 loads local files, and they
-  are cached by their URL.
+- Files are loaded weights-only, whatever mmengine or a fork of it would do, and those
+  from URLs are cached by their URL.
 - Weights-only loading accepts what mmengine's own trainings save beside weights.
 """
 
@@ -29,7 +29,6 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.model.weight_init import PretrainedInit, update_init_info
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
-from mmengine.runner.checkpoint import load_from_local
 from torch import Tensor, nn
 
 from .paths import data_root
@@ -63,7 +62,13 @@ def load_from_file(filename: str, map_location=None):
     Raises:
         FileNotFoundError: There is no such file.
     """
-    checkpoint = load_from_local(filename, map_location)
+    filename = os.path.expanduser(filename)
+    if not os.path.isfile(filename):
+        raise FileNotFoundError(f'{filename} can not be found.')
+    # Forks of mmengine load with `weights_only=False`, and other programs may have
+    # emptied torch's list of what is allowed.
+    with torch.serialization.safe_globals(_training_objects()):
+        checkpoint = torch.load(filename, map_location, weights_only=True)
     if isinstance(checkpoint, MutableMapping) and 'state_dict_ema' in checkpoint:
         checkpoint['state_dict'] = checkpoint.pop('state_dict_ema')
     return checkpoint
@@ -354,11 +359,11 @@ def _pickled_method(obj: Any, name: str):
     )
 
 
-def allow_training_checkpoints() -> None:
-    """Let weights-only loading accept what mmengine's trainings save beside weights.
+def _training_objects() -> list[Any]:
+    """List what mmengine's trainings save beside weights, for weights-only loading.
 
     These are the one-cycle schedule and log buffers with their numpy arrays. numpy 1
-    and 2 name the functions that rebuild arrays differently; both names are accepted.
+    and 2 name the functions that rebuild arrays differently; both names are listed.
     """
     core: Any = np._core if hasattr(np, '_core') else np.core
     allowed: list[Any] = [
@@ -371,7 +376,8 @@ def allow_training_checkpoints() -> None:
     for function in (core.multiarray._reconstruct, core.multiarray.scalar):
         for package in ('numpy._core', 'numpy.core'):
             allowed.append((function, f'{package}.multiarray.{function.__name__}'))
-    torch.serialization.add_safe_globals(allowed)
+    return allowed
 
 
-allow_training_checkpoints()
+# For code that calls torch.load itself
+torch.serialization.add_safe_globals(_training_objects())

@@ -43,24 +43,25 @@ def provide_operators() -> None:
     mmcv._ext = sys.modules['mmcv._ext'] = sys.modules[__name__]
 
 
-def install() -> Path:
-    """Write ``mmcv/_ext.py``, and return its path.
+def install() -> None:
+    """Write ``mmcv/_ext.py`` beside mmcv-lite, and print its path.
 
     Raises:
         ValueError: mmcv's compiled operators are installed.
     """
+    path = Path(mmcv.__path__[0], '_ext.py')
     spec = PathFinder.find_spec('mmcv._ext', mmcv.__path__)
-    path = Path(mmcv.__file__).with_name('_ext.py')
     if spec and spec.origin != str(path):
         raise ValueError(f"mmcv's compiled operators are installed: {spec.origin}")
     path.write_text(EXT)
-    return path
+    print(f'wrote {path}')
 
 
 def _missing(name: str) -> NotImplementedError:
     return NotImplementedError(
         f"mmcv's operator {name!r} needs mmcv with compiled operators, but mmcv-lite "
-        'is installed: replace it by mmcv, built from source'
+        'is installed: `make setup OPS=compiled`, or in any environment `python '
+        'tools/compile_mmcv.py`, replaces it'
     )
 
 
@@ -221,4 +222,6 @@ def sigmoid_focal_loss_backward(
 
 
 if __name__ == '__main__':
-    print(f'wrote {install()}')
+    from .arguments import run_tool
+
+    run_tool(install)

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # It is set in the workers alone, because they inherit what is set in their parent.
 if 'PYTEST_XDIST_WORKER_COUNT' in os.environ:
     workers = int(os.environ['PYTEST_XDIST_WORKER_COUNT'])
-    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    cores = len(getattr(os, 'sched_getaffinity', lambda _: [0])(0))  # Linux has it
+    threads = max(1, cores // workers)
     os.environ.setdefault('OMP_NUM_THREADS', str(threads))
 
 from .forked import run_as_main  # noqa: E402

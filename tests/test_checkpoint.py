@@ -405,6 +405,26 @@ def test_names_of_numpy_1_and_2(package, tmp_path):
     assert torch.load(renamed)['x'].mean() == 1.5
 
 
+def test_whatever_other_code_loads_and_allows(tmp_path, monkeypatch):
+    """Forks of mmengine load unsafely, and other programs empty torch's list."""
+    torch.save({'state_dict': {}, 'log': HistoryBuffer([1.0], [1])}, tmp_path / 'a.pth')
+    load, asked = torch.load, []
+
+    def spy(*args, **kwargs):
+        asked.append(kwargs.get('weights_only'))
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(torch, 'load', spy)
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        for _ in range(2):
+            assert read_weights(str(tmp_path / 'a.pth')) == {}
+    finally:
+        torch.serialization.add_safe_globals(allowed)
+    assert asked == [True, True]
+
+
 class Attack:
     """Calls ``function(*args)`` when unpickled."""
 

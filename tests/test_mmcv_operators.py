@@ -1,20 +1,52 @@
 """The stand-ins for mmcv's operators, against the compiled ones or a second method."""
 
 import importlib
+import importlib.machinery
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import mmcv
 import numpy as np
 import pytest
 import torch
 
 from mmghostnetv2 import mmcv_operators as ours
 
+from .conftest import ROOT
+
 ops = pytest.importorskip('mmcv.ops', reason='calls the operators')
 compiled = importlib.import_module('mmcv._ext')
+# What mmcv has and mmcv-lite has not, and what is large
+IGNORED = shutil.ignore_patterns('_ext*', '__pycache__', '*.so')
 needs_compiled = pytest.mark.skipif(
     compiled is ours, reason='needs mmcv with compiled operators'
 )
+
+
+def test_scripts_that_import_the_operators_first(tmp_path):
+    """The file that the command writes serves any import, until mmcv is compiled."""
+    lite = tmp_path / 'mmcv'
+    shutil.copytree(Path(mmcv.__file__).parent, lite, ignore=IGNORED)
+    environ = os.environ | {'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'}
+
+    def run(*args):
+        command = [sys.executable, '-W', 'ignore', *args]
+        return subprocess.run(command, env=environ, capture_output=True, text=True)
+
+    first = 'import mmcv.ops, sys; print(sys.modules["mmcv._ext"].__name__)'
+    assert "No module named 'mmcv._ext'" in run('-c', first).stderr
+    for _ in range(2):
+        written = run('-m', ours.__name__)
+        assert written.stdout == f'wrote {lite / "_ext.py"}\n', written.stderr
+    assert run('-c', first).stdout == f'{ours.__name__}\n'
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    (lite / f'_ext{suffix}').touch()
+    refused = run('-m', ours.__name__)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: mmcv's compiled operators are installed: ")
 
 
 def random_boxes(number, seed, dtype=torch.float32):
@@ -191,11 +223,13 @@ def test_focal_loss(weighted, monkeypatch):
 
 
 def test_other_operators_say_what_to_do():
-    with pytest.raises(NotImplementedError, match="'deform_conv_forward'.*from source"):
+    with pytest.raises(
+        NotImplementedError, match="'deform_conv_forward'.*OPS=compiled"
+    ):
         ours.deform_conv_forward(torch.ones(1))
     with pytest.raises(AttributeError, match='_nothing'):
         ours._nothing  # noqa: B018
-    with pytest.raises(NotImplementedError, match='pool_mode="max".*from source'):
+    with pytest.raises(NotImplementedError, match='pool_mode="max".*OPS=compiled'):
         ours.roi_align_forward(*[torch.ones(1)] * 5, **dict.fromkeys(ROI_OPTIONS, 0))
 
 

@@ -281,6 +281,13 @@ def test_versions_agree():
     assert f'## {VERSION}' in read('CHANGELOG.md')
 
 
+def test_documented_pins_are_the_pins(monkeypatch, tmp_path):
+    shutil.copytree(ROOT / 'docs', tmp_path / 'docs')
+    shutil.copytree(ROOT / 'requirements', tmp_path / 'requirements')
+    run('docs/make_versions.py', cwd=tmp_path)
+    assert (tmp_path / 'docs/versions.md').read_text() == read('docs/versions.md')
+
+
 def test_one_ruff():
     if not (ROOT / 'requirements' / 'stack.txt').exists():
         pytest.skip('no requirements/stack.txt')

@@ -157,6 +157,13 @@ def paired_ratios(
     return {name: quartiles(np.array(s) / base) for name, s in seconds.items()}
 
 
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # not on Windows and macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def describe_machine() -> dict[str, str]:
     """Describe the machine, the software and the date of a measurement.
 
@@ -168,7 +175,7 @@ def describe_machine() -> dict[str, str]:
     model = info.exists() and re.search(r'model name\s*: (.+)', info.read_text())
     machine = {
         'CPU': model[1] if model else platform.processor() or platform.machine(),
-        'cores': str(len(os.sched_getaffinity(0))),
+        'cores': str(available_cores()),
         'OS': platform.platform(),
         'Python': platform.python_version(),
     }

@@ -33,6 +33,7 @@ from mmengine.config import Config
 from scipy import stats
 
 from mmghostnetv2.analysis import build_network, count
+from mmghostnetv2.analysis.latency import available_cores
 from mmghostnetv2.arguments import at_least, make_parser, run_tool
 from mmghostnetv2.output import markdown_table, require_same_config
 
@@ -57,7 +58,7 @@ def environment():
     With more threads than cores, OpenMP's threads wait for each other in busy loops.
     """
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ.get("PATH", "")}'
-    threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    threads = str(max(1, available_cores() // 2))
     defaults = {'OMP_NUM_THREADS': threads, 'GOMP_SPINCOUNT': '10000'}
     return {**defaults, **os.environ, 'PATH': path}
 
