@@ -65,9 +65,11 @@ def load_from_file(filename: str, map_location=None):
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
         raise FileNotFoundError(f'{filename} can not be found.')
-    # Forks of mmengine load with `weights_only=False`, and other programs may have
-    # emptied torch's list of what is allowed.
-    with torch.serialization.safe_globals(_training_objects()):
+    # Forks of mmengine load with `weights_only=False`. Their contexts, like torch's,
+    # remove from torch's list what they allowed, even if it stood there before.
+    known = torch.serialization.get_safe_globals()
+    lacking = [x for x in _training_objects() if x not in known]
+    with torch.serialization.safe_globals(lacking):
         checkpoint = torch.load(filename, map_location, weights_only=True)
     if isinstance(checkpoint, MutableMapping) and 'state_dict_ema' in checkpoint:
         checkpoint['state_dict'] = checkpoint.pop('state_dict_ema')
@@ -359,23 +361,72 @@ def _pickled_method(obj: Any, name: str):
     )
 
 
+# The dtypes of arrays in a checkpoint: plain numbers, in the machine's byte order
+_DTYPES = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')
+
+
+class _Dtype:
+    """Replaces ``numpy.dtype`` during unpickling.
+
+    A real dtype takes its flags from the file. With those of an object dtype, numpy
+    would follow bytes of the file as pointers.
+    """
+
+    def __init__(self, code: str, align: Any = False, copy: Any = True) -> None:
+        if code not in _DTYPES:
+            raise pickle.UnpicklingError(f'arrays of dtype {code!r} are not loaded')
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] not in '|' + ('<' if sys.byteorder == 'little' else '>'):
+            raise pickle.UnpicklingError(f'byte order {state[1]!r} is not loaded')
+
+
+class _Array(np.ndarray):
+    """Replaces ``numpy.ndarray`` during unpickling, and is pickled as one.
+
+    The file cannot call it, because numpy would allocate whatever shape it asks for.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        raise pickle.UnpicklingError('arrays are only loaded with their values')
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, is_fortran, data = state
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+            raise pickle.UnpicklingError('an array is not what numpy saves')
+        super().__setstate__((1, shape, dtype.dtype, is_fortran, data))
+
+    def __reduce__(self) -> Any:
+        return np.asarray(self).__reduce__()
+
+
+def _reconstruct(cls: type, shape: tuple, code: bytes) -> np.ndarray:
+    """Replace numpy's function of this name: return an array that gets values next."""
+    return np.empty(0).view(_Array)
+
+
+def _scalar(dtype: _Dtype, data: bytes) -> Any:
+    """Replace numpy's ``multiarray.scalar``: return one number."""
+    (number,) = np.frombuffer(data, dtype.dtype)
+    return number
+
+
 def _training_objects() -> list[Any]:
     """List what mmengine's trainings save beside weights, for weights-only loading.
 
     These are the one-cycle schedule and log buffers with their numpy arrays. numpy 1
     and 2 name the functions that rebuild arrays differently; both names are listed.
     """
-    core: Any = np._core if hasattr(np, '_core') else np.core
     allowed: list[Any] = [
         *_METHODS,
-        np.ndarray,
-        np.dtype,
-        *{type(np.dtype(code)) for code in np.typecodes['All']},
         (_pickled_method, 'builtins.getattr'),
+        (_Dtype, 'numpy.dtype'),
+        (_Array, 'numpy.ndarray'),
     ]
-    for function in (core.multiarray._reconstruct, core.multiarray.scalar):
-        for package in ('numpy._core', 'numpy.core'):
-            allowed.append((function, f'{package}.multiarray.{function.__name__}'))
+    for package in ('numpy._core', 'numpy.core'):
+        allowed.append((_reconstruct, f'{package}.multiarray._reconstruct'))
+        allowed.append((_scalar, f'{package}.multiarray.scalar'))
     return allowed
 
 

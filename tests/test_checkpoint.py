@@ -435,6 +435,70 @@ class Attack:
         return self.call
 
 
+class Reduced:
+    """Pickles as a call with a state, as numpy's objects do."""
+
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+ARRAY = np.arange(3.0)
+RECONSTRUCT, EMPTY, (_, SHAPE, FLOAT, _, DATA) = ARRAY.__reduce__()
+SCALAR = np.float64(1).__reduce__()[0]
+OBJECTS = Reduced(np.dtype, ('O8', False, True), np.dtype('O').__reduce__()[2])
+# an own dtype of numbers with the flags of objects
+FLAGGED = Reduced(np.dtype, ('f8', False, True), (3, '|', None, None, None, 8, 8, 63))
+
+
+@pytest.mark.parametrize(
+    'array',
+    [
+        Reduced(SCALAR, (OBJECTS, b'ABCDEFGH')),
+        Reduced(RECONSTRUCT, EMPTY, (1, (1,), OBJECTS, False, b'ABCDEFGH')),
+        Reduced(RECONSTRUCT, EMPTY, (1, (1,), OBJECTS, False, [1])),
+        Reduced(RECONSTRUCT, EMPTY, (1, (2**40,), FLOAT, False, DATA)),
+        Reduced(RECONSTRUCT, EMPTY, (1, (2**62, 4), FLOAT, False, b'')),
+        Reduced(RECONSTRUCT, EMPTY, (1, (2**37,), FLOAT, False, 2**40)),
+        Reduced(np.ndarray, ((2**40,),)),
+        Reduced(SCALAR, (FLOAT, b'ABC')),
+        np.array([1.0], '>f8'),
+        np.array(['text']),
+        np.array([(1, 2)], 'i4,i4'),
+    ],
+    ids=repr,
+)
+def test_arrays_that_numpy_would_not_survive(array, tmp_path):
+    """Neither a pointer nor more memory than the file has comes out of a file."""
+    torch.save({'state_dict': {}, 'x': array}, tmp_path / 'evil.pth')
+    with pytest.raises(RuntimeError, match='cannot read weights from .*evil.pth'):
+        read_weights(str(tmp_path / 'evil.pth'))
+
+
+def test_flags_of_a_dtype_are_not_taken_from_the_file(tmp_path):
+    state = (1, SHAPE, FLAGGED, False, DATA)
+    torch.save({'x': Reduced(RECONSTRUCT, EMPTY, state)}, tmp_path / 'a.pth')
+    loaded = torch.load(tmp_path / 'a.pth')['x']
+    assert loaded.dtype == ARRAY.dtype and not loaded.dtype.hasobject
+    assert loaded.tolist() == ARRAY.tolist()
+
+
+@pytest.mark.parametrize('code', ['b1', 'i1', 'i4', 'i8', 'u1', 'u8', 'f2', 'f4', 'f8'])
+def test_arrays_and_numbers_are_loaded_and_saved_again(code, tmp_path):
+    array = np.arange(6).astype(code).reshape(2, 3)
+    values = {'c': array, 'fortran': np.asfortranarray(array), 'one': array[1, 2]}
+    torch.save(values, tmp_path / 'a.pth')
+    loaded = torch.load(tmp_path / 'a.pth')
+    for key, value in values.items():
+        assert loaded[key].dtype == value.dtype
+        np.testing.assert_array_equal(loaded[key], value)
+    saved_again = pickle.dumps(loaded)
+    assert b'mmghostnetv2' not in saved_again
+    assert type(pickle.loads(saved_again)['c']) is np.ndarray
+
+
 @pytest.mark.parametrize(
     'attack',
     [
