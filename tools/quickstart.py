@@ -81,9 +81,11 @@ def run(title: str, *command: str) -> None:
 
     if get_compiling_cuda_version() == 'not available':
         env['CUDA_VISIBLE_DEVICES'] = ''  # mmcv's operators would fail on a GPU
+    process = subprocess.Popen(command, cwd=ROOT, env=env)
     try:
-        code = subprocess.call(command, cwd=ROOT, env=env)
+        code = process.wait()
     except KeyboardInterrupt:
+        process.wait()  # it was interrupted, too, and may still write what it did
         print('\nThe same quickstart goes on where it stopped.', flush=True)
         raise
     if code:
