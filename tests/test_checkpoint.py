@@ -456,19 +456,21 @@ FLAGGED = Reduced(np.dtype, ('f8', False, True), (3, '|', None, None, None, 8, 8
 @pytest.mark.parametrize(
     'array',
     [
-        Reduced(SCALAR, (OBJECTS, b'ABCDEFGH')),
-        Reduced(RECONSTRUCT, EMPTY, (1, (1,), OBJECTS, False, b'ABCDEFGH')),
-        Reduced(RECONSTRUCT, EMPTY, (1, (1,), OBJECTS, False, [1])),
-        Reduced(RECONSTRUCT, EMPTY, (1, (2**40,), FLOAT, False, DATA)),
-        Reduced(RECONSTRUCT, EMPTY, (1, (2**62, 4), FLOAT, False, b'')),
-        Reduced(RECONSTRUCT, EMPTY, (1, (2**37,), FLOAT, False, 2**40)),
-        Reduced(np.ndarray, ((2**40,),)),
-        Reduced(SCALAR, (FLOAT, b'ABC')),
-        np.array([1.0], '>f8'),
-        np.array(['text']),
-        np.array([(1, 2)], 'i4,i4'),
+        pytest.param(Reduced(*reduced), id=name)
+        for name, reduced in {
+            'pointer': (SCALAR, (OBJECTS, b'ABCDEFGH')),
+            'pointers': (RECONSTRUCT, EMPTY, (1, (1,), OBJECTS, False, b'ABCDEFGH')),
+            'objects': (RECONSTRUCT, EMPTY, (1, (1,), OBJECTS, False, [1])),
+            'few bytes': (RECONSTRUCT, EMPTY, (1, (2**40,), FLOAT, False, DATA)),
+            'overflow': (RECONSTRUCT, EMPTY, (1, (2**62, 4), FLOAT, False, b'')),
+            'no bytes': (RECONSTRUCT, EMPTY, (1, (2**37,), FLOAT, False, 2**40)),
+            'allocation': (np.ndarray, ((2**40,),)),
+            'part of a number': (SCALAR, (FLOAT, b'ABC')),
+            'other byte order': np.array([1.0], '>f8').__reduce__(),
+            'text': np.array(['text']).__reduce__(),
+            'structured': np.array([(1, 2)], 'i4,i4').__reduce__(),
+        }.items()
     ],
-    ids=repr,
 )
 def test_arrays_that_numpy_would_not_survive(array, tmp_path):
     """Neither a pointer nor more memory than the file has comes out of a file."""
