@@ -1,3 +1,12 @@
+"""The networks and their layers, in plain torch.
+
+Three private names of other libraries are used in this package, because there are no
+public ones: torch's ``_BatchNorm``, the base of all its batch norms, SyncBatchNorm
+included; mmengine's ``_BatchNormXd``, by which it replaces SyncBatchNorm; and mmengine's
+``_ParamScheduler``, from which it lets others derive schedules. Each is imported at the
+top of a file, so that all tests of that file fail if one is renamed.
+"""
+
 from .cbam import CBAM
 from .coordinate_attention import CoordinateAttention
 from .dfc_attention import DFCAttention
