@@ -2,9 +2,9 @@
 
 Three private names of other libraries are used in this package, because there are no
 public ones: torch's ``_BatchNorm``, the base of all its batch norms, SyncBatchNorm
-included; mmengine's ``_BatchNormXd``, by which it replaces SyncBatchNorm; and mmengine's
-``_ParamScheduler``, from which it lets others derive schedules. Each is imported at the
-top of a file, so that all tests of that file fail if one is renamed.
+included; ``_BatchNormXd``, by which mmengine replaces SyncBatchNorm; and mmengine's
+``_ParamScheduler``, from which others derive schedules. Each is imported at the top of
+a file, so that all tests of that file fail if one is renamed.
 """
 
 from .cbam import CBAM
