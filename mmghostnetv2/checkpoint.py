@@ -385,7 +385,8 @@ class _Dtype:
 class _Array(np.ndarray):
     """Replaces ``numpy.ndarray`` during unpickling, and is pickled as one.
 
-    The file cannot call it, because numpy would allocate whatever shape it asks for.
+    The file cannot call it, because numpy would allocate whatever shape it asks for. It
+    gets its values once, because numpy frees the old ones, which a tensor may share.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -393,8 +394,10 @@ class _Array(np.ndarray):
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, is_fortran, data = state
-        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+        is_known = isinstance(dtype, _Dtype) and isinstance(data, bytes)
+        if not is_known or hasattr(self, 'is_loaded'):
             raise pickle.UnpicklingError('an array is not what numpy saves')
+        self.is_loaded = True
         super().__setstate__((1, shape, dtype.dtype, is_fortran, data))
 
     def __reduce__(self) -> Any:

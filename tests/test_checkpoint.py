@@ -16,7 +16,7 @@ from mmengine.logging import HistoryBuffer, MessageHub, MMLogger
 from mmengine.registry import MODELS, PARAM_SCHEDULERS
 from mmengine.runner import CheckpointLoader
 
-from mmghostnetv2.checkpoint import read_weights
+from mmghostnetv2.checkpoint import _Dtype, read_weights
 from mmghostnetv2.models import GhostNet, GhostNetV2
 
 
@@ -477,6 +477,15 @@ def test_arrays_that_numpy_would_not_survive(array, tmp_path):
     torch.save({'state_dict': {}, 'x': array}, tmp_path / 'evil.pth')
     with pytest.raises(RuntimeError, match='cannot read weights from .*evil.pth'):
         read_weights(str(tmp_path / 'evil.pth'))
+
+
+def test_memory_that_a_tensor_may_share_is_not_freed(tmp_path):
+    """A file may ask for the values of one array twice."""
+    torch.save({'x': ARRAY}, tmp_path / 'a.pth')
+    array = torch.load(tmp_path / 'a.pth')['x']
+    with pytest.raises(pickle.UnpicklingError, match='not what numpy saves'):
+        array.__setstate__((1, SHAPE, _Dtype('f8'), False, DATA))
+    assert array.tolist() == ARRAY.tolist()
 
 
 def test_flags_of_a_dtype_are_not_taken_from_the_file(tmp_path):
