@@ -24,8 +24,9 @@ import tarfile
 import tempfile
 import urllib.request
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin
 
 import torch
 
@@ -55,13 +56,16 @@ MENDED = {
 
 # Compiles as {cxx} does, but reads mmcv's large common headers once for each set of
 # flags only. They take most of the time of each of mmcv's 77 files.
-COMPILER = """#!{python}
+COMPILER = """#!/bin/sh
+'''exec' "{python}" "$0" "$@"
+''' # a shell reads the line above, so that the path may be long and have spaces
 import fcntl, hashlib, os, subprocess, sys
 cxx, args = {cxx!r}, sys.argv[1:]
 if '-c' in args:
     flags = [x for x in args if x not in ('-c', '-MMD') and not x.endswith('.cpp')]
-    for name in '-MF', '-o':  # each has a file
-        del flags[flags.index(name):flags.index(name) + 2]
+    for name in '-MF', '-o':  # each has a file; without ninja there is no -MF
+        if name in flags:
+            del flags[flags.index(name):flags.index(name) + 2]
     key = hashlib.sha256(repr(flags).encode()).hexdigest()[:16]
     header = os.path.join({folder!r}, key + '.hpp')
     with open(header + '.lock', 'w') as lock:
@@ -153,7 +157,13 @@ def read(path: str) -> str:
 
 
 def check_compiler() -> None:
-    """Raise RuntimeError if there is no C++20 compiler, or no header of Python."""
+    """Raise RuntimeError if setuptools, a C++20 compiler or Python's headers lack."""
+    # Not every environment has it, and setuptools 82 no longer brings pkg_resources.
+    if not (find_spec('setuptools') and find_spec('pkg_resources')):
+        raise RuntimeError(
+            "mmcv's setup.py needs an older setuptools. In this environment: "
+            'pip install "setuptools<81" wheel ninja'
+        )
     headers = sysconfig.get_paths()['include']
     compiler = shlex.split(os.environ.get('CXX') or 'c++')
     flags = ['-std=c++20', '-fsyntax-only', '-I', headers, '-x', 'c++', '-']
@@ -188,11 +198,12 @@ def fetch_source(requirement: str, folder: Path) -> Path:
     index = output_of(*PIP, 'config', 'get', 'global.index-url')
     index = os.environ.get('PIP_INDEX_URL') or index or 'https://pypi.org/simple'
     page = f'{index.rstrip("/")}/mmcv/'
-    with urllib.request.urlopen(page) as answer:
-        links = re.findall(rf'href="([^"#]+/{name}\.tar\.gz)', answer.read().decode())
+    with urllib.request.urlopen(page, timeout=60) as answer:
+        link = rf'href="((?:[^"#]+/)?{name}\.tar\.gz)'
+        links = re.findall(link, answer.read().decode())
     if not links:
         raise RuntimeError(f'{page} has no {name}.tar.gz')
-    with urllib.request.urlopen(urljoin(page, links[0])) as answer:
+    with urllib.request.urlopen(urljoin(page, links[0]), timeout=60) as answer:
         content = answer.read()
     if hashlib.sha256(content).hexdigest() not in requirement:
         raise RuntimeError(f'{links[0]} is not the archive that {REQUIREMENT} pins')
@@ -261,7 +272,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = wheel_folder(requirement.split()[0].partition('==')[2], ops)
     try:
         # The installer writes there which wheel it installed.
-        origin = distribution('mmcv').read_text('direct_url.json') or ''
+        origin = unquote(distribution('mmcv').read_text('direct_url.json') or '')
     except PackageNotFoundError:
         origin = ''
     check = output_of(sys.executable, '-I', '-c', CHECK_OPS, ops)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,7 +93,8 @@ def test_toolkit_without_headers_is_none(monkeypatch, tmp_path):
 # ---- the source
 
 
-def test_source_is_fetched_and_mended(monkeypatch, tmp_path, served):
+@pytest.mark.parametrize('folder', ['', '../mmcv/'])
+def test_source_is_fetched_and_mended(monkeypatch, tmp_path, served, folder):
     """From the index that pip is set to; the result runs on Python 3.13, too."""
     page = tmp_path / 'simple' / 'mmcv'
     page.mkdir(parents=True)
@@ -104,7 +106,7 @@ def test_source_is_fetched_and_mended(monkeypatch, tmp_path, served):
             info = tarfile.TarInfo(f'mmcv-2.1.0/{name}')
             info.size = len(text)
             archive.addfile(info, io.BytesIO(text.encode()))
-    link = '<a href="../mmcv/mmcv-2.1.0.tar.gz#sha256=0">mmcv</a>'
+    link = f'<a href="{folder}mmcv-2.1.0.tar.gz#sha256=0">mmcv</a>'
     (page / 'index.html').write_text(link)
     monkeypatch.setenv('PIP_INDEX_URL', f'{served}simple/')
     sha256 = hashlib.sha256((page / 'mmcv-2.1.0.tar.gz').read_bytes()).hexdigest()
@@ -125,6 +127,13 @@ def test_source_is_fetched_and_mended(monkeypatch, tmp_path, served):
 # ---- the compiler
 
 
+def test_setuptools_too_new(monkeypatch):
+    found = {'setuptools': True}
+    monkeypatch.setattr(compile_mmcv, 'find_spec', found.get)
+    with pytest.raises(RuntimeError, match=r'pip install "setuptools<81" wheel ninja'):
+        compile_mmcv.check_compiler()
+
+
 def test_no_compiler(monkeypatch):
     monkeypatch.setenv('CXX', 'absent++ -O1')
     with pytest.raises(RuntimeError, match=r'absent\+\+.*apt install g\+\+ python3'):
@@ -141,12 +150,18 @@ def test_no_python_headers(monkeypatch, tmp_path):
 
 @pytest.mark.skipif(not shutil.which('g++'), reason='needs g++')
 def test_headers_are_compiled_once_for_each_set_of_flags(tmp_path):
-    """What comes out is what the compiler alone makes."""
+    """What comes out is what the compiler alone makes, with or without ninja's flags.
+
+    The environment may be in a folder whose name has a space.
+    """
+    python = tmp_path / 'my environment' / 'python'
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
     (tmp_path / 'common.hpp').write_text('#pragma once\n#define ANSWER FLAG\n')
     compiler = tmp_path / 'c++'
     compiler.write_text(
         compile_mmcv.COMPILER.format(
-            python=sys.executable,
+            python=python,
             cxx=['g++'],
             folder=str(tmp_path),
             includes='#include "common.hpp"\n',
@@ -158,7 +173,9 @@ def test_headers_are_compiled_once_for_each_set_of_flags(tmp_path):
         (tmp_path / f'{name}.cpp').write_text(f'int {name}() {{ return ANSWER; }}\n')
         for flag in '1', '2':
             out = tmp_path / f'{name}{flag}.o'
-            flags = ['-MMD', '-MF', f'{out}.d', f'-DFLAG={flag}', '-I', tmp_path]
+            flags = [f'-DFLAG={flag}', '-I', tmp_path]
+            if name == 'b':
+                flags += ['-MMD', '-MF', f'{out}.d']
             command = [
                 compiler,
                 *flags,
@@ -257,6 +274,18 @@ def test_a_kept_wheel_that_does_not_run_is_compiled_again(
     compile_mmcv.main([])
     assert tried == installed and kept.exists()
     assert ('does not run here' in capsys.readouterr().out) == (len(tried) == 2)
+
+
+def test_what_is_installed_already_stays(monkeypatch, capsys, kept):
+    """The installer writes the wheel's path as a URL, without the plus of a torch."""
+    monkeypatch.setattr(compile_mmcv.torch, '__version__', '2.14.1+cu130')
+    wheel = compile_mmcv.wheel_folder('2.1.0', 'cpu') / 'mmcv-2.1.0-any.whl'
+    assert '%2B' in wheel.as_uri()
+    origin = SimpleNamespace(read_text=lambda _: f'{{"url": "{wheel.as_uri()}"}}')
+    monkeypatch.setattr(compile_mmcv, 'distribution', lambda _: origin)
+    monkeypatch.setattr(compile_mmcv, 'output_of', lambda *_: '')
+    compile_mmcv.main([])
+    assert "mmcv's cpu operators are installed" in capsys.readouterr().out
 
 
 def test_a_wheel_that_never_runs_is_not_kept(monkeypatch, kept):
