@@ -168,8 +168,10 @@ def probe(venv):
     *prefix, major, minor, patch = (
         output_of(venv / 'bin/python', '-I', '-c', code) or '0 0 0'
     ).split()
-    first = read(venv / 'bin/pip').partition('\n')[0]
-    moved = str(venv) not in first and os.path.realpath(str(venv)) not in first
+    places = map(re.escape, (str(venv), os.path.realpath(str(venv))))
+    # A path that is long or has a space is in the second line, for a shell.
+    start = r"""(?m)^(#!|\'\'\'exec' ["']?)"""
+    moved = not re.search(f'{start}({"|".join(places)})/bin/', read(venv / 'bin/pip'))
     version = int(major), int(minor), int(patch)
     return None if moved or version[:2] not in SUPPORTED else version
 
@@ -205,26 +207,30 @@ def dists(venv, name='*'):
 def find_uv():
     """Return a uv program, fetched once into the cache, or None."""
     kept = cache() / f'uv-{UV}'
-    found = shutil.which('uv') or str(kept / 'bin/uv')
-    if output_of(found, '--version') is None:
-        shutil.rmtree(str(kept), ignore_errors=True)
-        output_of(sys.executable, '-m', 'venv', kept)
-        pip = kept / 'bin/python', '-m', 'pip', '--disable-pip-version-check'
-        output_of(*pip, 'install', '-q', '--no-compile', f'uv=={UV}')
-    return found if output_of(found, '--version') else None
+    own = str(kept / 'bin/uv')
+    for found in shutil.which('uv'), own:
+        if found and output_of(found, '--version'):
+            return found
+    shutil.rmtree(str(kept), ignore_errors=True)
+    output_of(sys.executable, '-m', 'venv', kept)
+    pip = kept / 'bin/python', '-m', 'pip', '--disable-pip-version-check'
+    output_of(*pip, 'install', '-q', '--no-compile', f'uv=={UV}')
+    return own if output_of(own, '--version') else None
 
 
 def index_url(python):
-    """Return the package index that pip is set to, which uv does not know."""
+    """Return the package index that pip is set to, which uv does not know, or None."""
     url = output_of(python, '-m', 'pip', 'config', 'get', 'global.index-url')
-    return os.environ.get('PIP_INDEX_URL') or url or 'https://pypi.org/simple'
+    return os.environ.get('PIP_INDEX_URL') or url
 
 
 def install(venv, *args, **env):
     """Install by uv; by pip if uv does not work, which knows pip's own settings."""
     python, uv = venv / 'bin/python', find_uv()
     if uv:
-        env.setdefault('UV_DEFAULT_INDEX', index_url(python))
+        url = index_url(python)
+        if url and 'UV_DEFAULT_INDEX' not in os.environ:
+            env['UV_DEFAULT_INDEX'] = url
         with contextlib.suppress(SetupError):
             return run(uv, 'pip', 'install', '--python', python, *args, **env)
         say('      uv failed, see above; pip tries the same')
@@ -254,9 +260,10 @@ def install_locked(venv, name, leave_out, *args):
 
 def remove_mmcv(venv):
     """Remove mmcv and mmcv-lite, which own the same files, and what was added."""
-    pip = venv / 'bin/python', '-m', 'pip', '--disable-pip-version-check'
-    run(*pip, 'uninstall', '-q', '-y', 'mmcv', 'mmcv-lite')
-    for folder in venv.glob('lib/python3*/site-packages/mmcv'):
+    # Not by pip, which refuses what a killed run installed in part. The metadata goes
+    # last: while it is there, the next run removes the rest.
+    folders = list(venv.glob('lib/python3*/site-packages/mmcv'))
+    for folder in folders + dists(venv, 'mmcv-*') + dists(venv, 'mmcv_lite-*'):
         shutil.rmtree(str(folder))
 
 
@@ -271,6 +278,8 @@ def fingerprint(venv, version, choices):
     facts += [str(ROOT), version, sorted(choices.items())]
     # A GPU or a toolkit that is new decides which operators are compiled.
     facts += [shutil.which('nvcc'), Path('/proc/driver/nvidia').exists()]
+    toolkit = Path(choices.get('cuda_home') or '/usr/local/cuda')
+    facts += [(toolkit / 'include/cusparse.h').exists()]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
@@ -279,7 +288,7 @@ def setup(venv, asked):
     stamp, version = venv / STAMP, probe(venv)
     done = json.loads(read(stamp) or '{}')
     # A choice holds for later runs, until another one is made.
-    choices = dict(ops='lite', torch=pin('torch'), force_cuda='')
+    choices = dict(ops='lite', torch=pin('torch'), force_cuda='', cuda_home='')
     choices.update(done.get('choices', {}))
     choices.update({name: value for name, value in asked.items() if value is not None})
     torch, compiled = choices['torch'], choices['ops'] == 'compiled'
@@ -287,19 +296,25 @@ def setup(venv, asked):
         return
     check_disk(venv, 2 if dists(venv, 'torch-*') else 10)
     say(f'[1/4] virtual environment {venv}')
-    # What a killed run was installing may lack files.
-    again = ['--reinstall'] if version and 'complete' not in done else []
+    another = [f'torch==={torch}', 'torchvision'] if torch != pin('torch') else []
+    # What a killed run was installing may lack files. And `==` takes 2.14.1+cpu, which
+    # an earlier choice installed, for 2.14.1.
+    partial = 'complete' not in done or (not another and dists(venv, 'torch*+*'))
+    again = ['--reinstall'] if version and partial else []
     if version is None:
         version = make_venv(venv)
     stamp.write_text(json.dumps({'choices': choices}))
     say('[2/4] torch, OpenMMLab libraries, test tools')
-    if dists(venv, 'mmcv_lite-*' if compiled else 'mmcv-*'):
+    if again or dists(venv, 'mmcv_lite-*' if compiled else 'mmcv-*'):
         remove_mmcv(venv)
-    leave_out = [TORCH.pattern] if torch != pin('torch') else []
+    if another and again:
+        # It also takes new versions of what torch needs, which the lock file undoes.
+        install(venv, *again, *another)
+    leave_out = [TORCH.pattern] if another else []
     leave_out += ['mmcv-lite=='] if compiled else []
     install_locked(venv, 'lock', '|'.join(leave_out), *again)
-    if torch != pin('torch'):
-        install(venv, f'torch==={torch}', 'torchvision')
+    if another:
+        install(venv, *another)
     # mmcv imports cv2, which needs libraries of the system.
     if output_of(venv / 'bin/python', '-I', '-c', 'import cv2') is None:
         raise SetupError(
@@ -311,7 +326,8 @@ def setup(venv, asked):
     say(f'[4/4] operators: {choices["ops"]}')
     python = venv / 'bin/python', '-I', '-W', 'ignore'
     if compiled:
-        run(*python, 'tools/compile_mmcv.py', FORCE_CUDA=choices['force_cuda'])
+        cuda = dict(FORCE_CUDA=choices['force_cuda'], CUDA_HOME=choices['cuda_home'])
+        run(*python, 'tools/compile_mmcv.py', **cuda)
     else:
         run(*python, '-m', PROJECT + '.mmcv_operators')
         run(*python, '-c', CHECK_OPS)
@@ -343,7 +359,7 @@ def main(argv=None):
         help="operators of detectors: this package's and torchvision's, or mmcv's own",
     )
     parser.add_argument(
-        '--torch', metavar='VERSION', help='another version than 2.14.1'
+        '--torch', metavar='VERSION', help=f'another version than {pin("torch")}'
     )
     parser.add_argument(
         '--litert',
@@ -354,7 +370,10 @@ def main(argv=None):
     usual = cache() / 'litert' if args.litert else ROOT / '.venv'
     venv = Path(os.path.abspath(str(args.venv or usual)))
     asked = dict(
-        ops=args.ops, torch=args.torch, force_cuda=os.environ.get('FORCE_CUDA')
+        ops=args.ops,
+        torch=args.torch,
+        force_cuda=os.environ.get('FORCE_CUDA'),
+        cuda_home=os.environ.get('CUDA_HOME', os.environ.get('CUDA_PATH')),
     )
     checkout = os.open(str(ROOT), os.O_RDONLY)
     try:
