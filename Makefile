@@ -2,7 +2,8 @@
 VENV ?= .venv
 # What `setup` takes, remembered until it is named again: OPS=compiled for mmcv's own
 # operators, which are compiled for minutes, in place of OPS=lite; TORCH=2.15.0, for
-# example, for another torch than that of requirements/stack.txt.
+# example, for another torch than that of requirements/stack.txt; CUDA_HOME and
+# FORCE_CUDA of the environment, for compiling.
 OPS ?=
 TORCH ?=
 
