@@ -333,17 +333,25 @@ def test_a_failing_command_is_named():
 
 
 def test_interrupt_ends_the_whole_process_group(tmp_path):
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.alarm(2)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            setup_env.run('sh', '-c', f'sleep 60 & echo $! >{tmp_path}/pid; wait')
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-    pid = (tmp_path / 'pid').read_text().strip()
-    ended = time.monotonic() + 5
-    while 'sleeping' in setup_env.read(Path('/proc', pid, 'status')):
+    """In a process of its own, because a signal could reach another thread here."""
+    pid = tmp_path / 'pid'
+    code = (
+        'import runpy, signal\n'
+        'signal.signal(signal.SIGTERM, signal.default_int_handler)\n'
+        f'run = runpy.run_path({str(SCRIPT)!r})["run"]\n'
+        f'run("sh", "-c", "sleep 60 & echo $! >{pid}; wait")'
+    )
+    with subprocess.Popen(
+        [sys.executable, '-c', code], stderr=-1, text=True
+    ) as process:
+        ended = time.monotonic() + 60
+        while not pid.exists() or not pid.read_text().endswith('\n'):
+            assert process.poll() is None and time.monotonic() < ended
+            time.sleep(0.05)
+        process.terminate()
+        assert process.stderr.read().endswith('KeyboardInterrupt\n')
+    status = Path('/proc', pid.read_text().strip(), 'status')
+    while 'sleeping' in setup_env.read(status):
         assert time.monotonic() < ended, 'a process outlived the interrupt'
         time.sleep(0.05)
 
