@@ -164,15 +164,13 @@ def probe(venv):
     It is unusable if its interpreter is missing, fails or is not supported, or if the
     folder was moved, because its scripts then point to the old place.
     """
-    code = 'import pip, sys; print(sys.prefix, *sys.version_info[:3])'
-    *prefix, major, minor, patch = (
-        output_of(venv / 'bin/python', '-I', '-c', code) or '0 0 0'
-    ).split()
+    code = 'import pip, sys; print(*sys.version_info[:3])'
+    answer = output_of(venv / 'bin/python', '-I', '-c', code) or ''
+    version = tuple(map(int, answer.split()))
     places = map(re.escape, (str(venv), os.path.realpath(str(venv))))
     # A path that is long or has a space is in the second line, for a shell.
     start = r"""(?m)^(#!|\'\'\'exec' ["']?)"""
     moved = not re.search(f'{start}({"|".join(places)})/bin/', read(venv / 'bin/pip'))
-    version = int(major), int(minor), int(patch)
     return None if moved or version[:2] not in SUPPORTED else version
 
 

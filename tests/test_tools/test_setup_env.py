@@ -153,7 +153,7 @@ def test_steps(capsys, fake):
     fake.failing = []
     assert fake.setup() == 0
     libraries, project, operators, check = fake.commands
-    # what the failed run was installing may lack files
+    # All is installed again, because the failed run may have left out files.
     options = '--no-deps --require-hashes --reinstall -r '
     assert f'uv pip install --python {fake.venv}/bin/python {options}' in libraries
     assert fake.locked[-1] == (ROOT / 'requirements/lock.txt').read_text()
@@ -227,7 +227,7 @@ def test_another_torch(fake):
     assert {'torch', 'torchvision', 'triton', 'nvidia-cudnn-cu13'} <= left_out
     assert not {'torchao', 'nvidia-ml-py', 'mmengine', 'timm'} & left_out
     *_, first, libraries, torch, _, _, _ = fake.commands
-    # what a killed run installed of it may lack files, too
+    # So is torch, of which a killed run may have left out files, too.
     assert first.endswith(' --reinstall torch===2.15.0 torchvision')
     assert torch.endswith('/bin/python torch===2.15.0 torchvision')
     add_dist(fake.venv, 'numpy-9.9')
