@@ -1,9 +1,11 @@
 # Everything runs in VENV, which `setup` builds and the other targets wait for.
 VENV ?= .venv
-# What `setup` takes, remembered until it is named again: OPS=compiled for mmcv's own
+# What `setup` takes, remembered until it is named again: STACK=onedl for the maintained
+# forks of OpenMMLab's libraries, in place of STACK=openmmlab; OPS=compiled for mmcv's own
 # operators, which are compiled for minutes, in place of OPS=lite; TORCH=2.15.0, for
 # example, for another torch than that of requirements/stack.txt; CUDA_HOME and
 # FORCE_CUDA of the environment, for compiling.
+STACK ?=
 OPS ?=
 TORCH ?=
 
@@ -41,11 +43,11 @@ export PYTHONWARNINGS ?= ignore:pkg_resources is deprecated as an API:UserWarnin
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-setup:  ## build .venv, or what is missing from it (PYTHON=, OPS=compiled, TORCH=)
+setup:  ## build .venv, or what is missing from it (PYTHON=, STACK=onedl, OPS=compiled, TORCH=)
 	@$(PYTHON) -c '' >/dev/null 2>&1 || { echo "error: '$(PYTHON)' does not run." \
 	'Install Python 3.11, 3.12 or 3.13, or name one: make $(or $(MAKECMDGOALS),setup)' \
 	'PYTHON=/path/to/python3.11' >&2; exit 1; }
-	@$(PYTHON) tools/setup_env.py --venv $(VENV) $(if $(OPS),--ops $(OPS)) \
+	@$(PYTHON) tools/setup_env.py --venv $(VENV) $(if $(STACK),--stack $(STACK)) $(if $(OPS),--ops $(OPS)) \
 	$(if $(TORCH),--torch $(TORCH))
 
 litert: setup  ## build the environment that converts to LiteRT, outside the checkout

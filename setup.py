@@ -7,6 +7,7 @@ installed package. An archive gets copies there, an editable install gets links.
 import os
 import re
 import shutil
+from importlib.metadata import distributions
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -31,6 +32,8 @@ def link_mim():
     """Make ``.mim`` in the source package, of links relative to it."""
     folder = ROOT / NAME / '.mim'
     shutil.rmtree(folder, ignore_errors=True)
+    if any(distributions(name='onedl-mim')):
+        return  # it searches the whole checkout, and would find each config twice
     folder.mkdir()
     for source in mim_sources():
         (folder / source.name).symlink_to(Path('..', '..', source.name))
@@ -91,6 +94,14 @@ MMCV = [
 ]
 # imported by the tools, beside what mmengine itself asks for
 TOOLS = ['pandas']
+# The maintained forks. onedl-mmcv is compiled when it is installed, for the torch that
+# is there then, by `pip install --no-build-isolation`.
+ONEDL = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'torchvision']
+FORKS = {
+    'cls-onedl': [*ONEDL, *TOOLS, 'onedl-mmpretrain>=1.3', 'safetensors', 'timm'],
+    'det-onedl': [*ONEDL, *TOOLS, 'onedl-mmdetection>=3.5', 'pycocotools', 'scipy'],
+    'seg-onedl': [*ONEDL, *TOOLS, 'onedl-mmsegmentation>=1.4'],
+}
 EXTRAS = {
     'cls': [*MMCV, *TOOLS, 'mmpretrain>=1.2.0,<1.3', 'safetensors', 'timm'],
     # the check of an exported detector matches boxes with SciPy
@@ -105,10 +116,12 @@ EXTRAS = {
     'coreml': ['coremltools'],
     # runs LiteRT's files; `make litert` builds what writes them
     'litert': ['ai-edge-litert'],
+    **FORKS,
     'docs': ['sphinx', 'myst-parser'],
     'tests': ['pytest', 'timm', 'scikit-learn'],
 }
-EXTRAS['all'] = sorted(set().union(*EXTRAS.values()))
+originals = [extra for name, extra in EXTRAS.items() if name not in FORKS]
+EXTRAS['all'] = sorted(set().union(*originals))
 
 version = re.search(r"'(.+)'", (ROOT / NAME / 'version.py').read_text())[1]
 

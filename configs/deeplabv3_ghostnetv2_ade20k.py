@@ -1,13 +1,15 @@
 # Paper, section 5.3 and Table 5: mmseg's recipe of MobileNetV2 (160k iterations of 16
 # crops of 512x512, output stride 8) with GhostNetV2 as the backbone.
-_base_ = 'mmseg::mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb4-160k_ade20k-512x512.py'
+_base_ = [
+    '_base_/models/deeplabv3_ade20k.py',
+    '_base_/datasets/ade20k_512x512.py',
+    '_base_/schedules/ade20k_160k.py',
+]
 
 custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)
 
 model = dict(
-    pretrained=None,
     backbone=dict(
-        _delete_=True,
         type='GhostNetV2',
         widen_factor=1.0,
         out_indices=(2, 4, 6, 8),

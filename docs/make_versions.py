@@ -13,10 +13,10 @@ MARK = '<!-- pins: docs/make_versions.py -->'
 
 def pins():
     """Return lines of a table: distribution, version, and the file that pins it."""
-    for name in 'stack.txt', 'mmcv.txt', 'litert.txt':
-        text = (DOCS.parent / 'requirements' / name).read_text()
+    for name in 'stack', 'openmmlab', 'onedl', 'mmcv', 'litert':
+        text = (DOCS.parent / f'requirements/{name}.txt').read_text()
         for dist, version in re.findall(r'(?m)^([\w.-]+)={2,3}(\S+)', text):
-            yield f'| {dist} | {version} | [{name}](../requirements/{name}) |'
+            yield f'| {dist} | {version} | [{name}.txt](../requirements/{name}.txt) |'
 
 
 def main():

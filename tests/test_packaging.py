@@ -9,6 +9,7 @@ import tarfile
 import venv
 import zipfile
 from email.parser import Parser
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,8 @@ def make_environment(folder):
 
 
 INSTALL = ('-m', 'pip', 'install', '--no-build-isolation')
+DEVELOP = ('setup.py', 'develop', '--no-deps')
+FORK = any(distributions(name='onedl-mim'))
 
 
 @pytest.mark.parametrize(
@@ -145,11 +148,13 @@ INSTALL = ('-m', 'pip', 'install', '--no-build-isolation')
         pytest.param('wheel', id='wheel'),
         pytest.param((*INSTALL, '-e', '.'), id='editable'),
         pytest.param((*INSTALL, '--use-pep517', '-e', '.'), id='editable-pep660'),
-        pytest.param(('setup.py', 'develop', '--no-deps'), id='develop'),
+        pytest.param(DEVELOP, id='develop'),
     ],
 )
 def test_mim_finds_the_package(how, source, wheel, tmp_path):
     pytest.importorskip('mim', reason='openmim is not installed')
+    if FORK and how in ('wheel', DEVELOP):
+        pytest.skip("onedl-mim takes the metadata's folder for the package")
     python = make_environment(tmp_path / 'env')
     checkout = tmp_path / 'checkout'
     if how == 'wheel':
@@ -168,16 +173,23 @@ def test_mim_finds_the_package(how, source, wheel, tmp_path):
         python=python,
         cwd=tmp_path,
     ).splitlines()[-3:]
-    assert found == same == os.path.dirname(imported)
-    mim = Path(found, '.mim')
-    assert mim.is_relative_to(tmp_path / 'env' if how == 'wheel' else checkout)
-    assert {'configs', 'tools', 'model-index.yml'} <= {p.name for p in mim.iterdir()}
-    assert (mim / 'tools' / 'train.py').is_file()
-    assert not (mim / 'configs' / 'left_over.py').exists()
-    if how != 'wheel':  # edits of configs count at once
-        (checkout / 'configs' / 'written_later.py').touch()
-        assert (mim / 'configs' / 'written_later.py').is_file()
-        assert os.readlink(mim / 'configs') == os.path.join('..', '..', 'configs')
+    assert same == os.path.dirname(imported)
+    if FORK and how != 'wheel':
+        # Its mim takes the checkout itself, where `.mim` would hold each config again.
+        assert found == str(checkout) and not Path(same, '.mim').exists()
+        shutil.rmtree(checkout / 'build')
+    else:
+        assert found == same
+        mim = Path(found, '.mim')
+        assert mim.is_relative_to(tmp_path / 'env' if how == 'wheel' else checkout)
+        names = {path.name for path in mim.iterdir()}
+        assert {'configs', 'tools', 'model-index.yml'} <= names
+        assert (mim / 'tools' / 'train.py').is_file()
+        assert not (mim / 'configs' / 'left_over.py').exists()
+        if how != 'wheel':  # edits of configs count at once
+            (checkout / 'configs' / 'written_later.py').touch()
+            assert (mim / 'configs' / 'written_later.py').is_file()
+            assert os.readlink(mim / 'configs') == os.path.join('..', '..', 'configs')
     if '--use-pep517' in how:  # the same by mim itself, once, as it takes seconds
         config = next((checkout / 'configs').glob('*ghostnet*.py'))
         code = f'import mim; mim.train("{NAME}", "{config.name}", 0, other_args=["-h"])'
@@ -193,6 +205,8 @@ def test_mim_finds_the_package(how, source, wheel, tmp_path):
 def test_mim_downloads_from_an_installed_wheel(wheel, served, released, tmp_path):
     """What `mim download` brings is a config and weights that belong together."""
     pytest.importorskip('mim', reason='openmim is not installed')
+    if FORK:
+        pytest.skip("onedl-mim takes the metadata's folder for the package")
     models = pytest.importorskip('mmpretrain', reason='needs mmpretrain')
     python = make_environment(tmp_path / 'env')
     run(*INSTALL, wheel, python=python, cwd=tmp_path)
@@ -232,17 +246,23 @@ def test_extras(wheel):
     extras = {name: set() for name in [None, *metadata.get_all('Provides-Extra')]}
     for line in metadata.get_all('Requires-Dist'):
         requirement, _, marker = line.partition(';')
-        extra = re.search(r'extra == [\'"](\w+)[\'"]', marker)
+        extra = re.search(r'extra == [\'"]([\w-]+)[\'"]', marker)
         extras[extra and extra[1]].add(requirement.strip())
     always, everything = extras.pop(None), extras.pop('all')
     # nothing that a maintained fork of mmcv or mmengine could collide with
     assert [re.match(r'\w+', name)[0] for name in always] == ['torch']
     runtimes = {'openvino', 'ncnn', 'litert', 'executorch', 'coreml'}
-    assert set(extras) == {'cls', 'det', 'seg', 'deploy', *runtimes, 'docs', 'tests'}
+    libraries = {'cls', 'det', 'seg'}
+    forks = {name: extras.pop(f'{name}-onedl') for name in libraries}
+    assert set(extras) == {*libraries, 'deploy', *runtimes, 'docs', 'tests'}
     assert everything == set().union(*extras.values())
     for requirements in extras.values():  # pkg_resources for mmengine
         if any(name.startswith('mmengine') for name in requirements):
             assert 'setuptools<81' in requirements
+    for requirements in forks.values():  # the originals own the same files
+        own = {re.match(r'[\w-]+', name)[0] for name in requirements}
+        assert {'onedl-mmengine', 'onedl-mmcv'} <= own
+        assert not [name for name in own if re.match('mm', name)]
 
 
 @pytest.mark.parametrize('library', ['torch', 'mmengine', 'mmcv'])

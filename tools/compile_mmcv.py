@@ -4,7 +4,8 @@ Example:
     python tools/compile_mmcv.py
 
 mmcv has no wheels for current versions of torch. The script takes the source of mmcv
-that requirements/mmcv.txt pins, compiles it in minutes, and keeps the wheel in
+that requirements/mmcv.txt pins (of onedl-mmcv, the maintained fork, if onedl-mmengine
+is installed), compiles it in minutes, and keeps the wheel in
 $MMGHOSTNETV2_CACHE or the user's cache folder, for every later environment with the
 same Python and torch. The operators run on a GPU if there is one, unless FORCE_CUDA (1
 or 0) decides, and a CUDA toolkit of the major version that torch was built with.
@@ -23,14 +24,14 @@ import sysconfig
 import tarfile
 import tempfile
 import urllib.request
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urljoin
 
 import torch
 
-REQUIREMENT = Path(__file__).resolve().parents[1] / 'requirements' / 'mmcv.txt'
+PINS = Path(__file__).resolve().parents[1] / 'requirements' / 'mmcv.txt'
 PIP = sys.executable, '-m', 'pip', '--disable-pip-version-check'
 
 # Loads the compiled operators and runs one whose answer is known.
@@ -98,10 +99,19 @@ def cache() -> Path:
     return Path(root).expanduser().absolute()
 
 
-def wheel_folder(mmcv: str, ops: str) -> Path:
+def read_pin() -> str:
+    """Return the line ``NAME==VERSION --hash=...`` that this environment needs."""
+    text = re.sub(r'\s*\\\s*', ' ', PINS.read_text())
+    is_fork = any(distributions(name='onedl-mmengine'))
+    name = 'onedl-mmcv' if is_fork else 'mmcv'
+    return re.search(f'(?m)^{name}==.*', text)[0]
+
+
+def wheel_folder(pin: str, ops: str) -> Path:
     """Return the folder of mmcv's wheel, named after all that its code depends on."""
     python = f'cp{sys.version_info[0]}{sys.version_info[1]}'
-    key = f'mmcv{mmcv}-{python}-torch{torch.__version__}-{ops}'
+    mmcv = pin.split()[0].replace('==', '')
+    key = f'{mmcv}-{python}-torch{torch.__version__}-{ops}'
     return cache() / f'{key}-{sys.platform}-{platform.machine()}'
 
 
@@ -182,22 +192,23 @@ def check_compiler() -> None:
         ) from error
 
 
-def fetch_source(requirement: str, folder: Path) -> Path:
+def fetch_source(pin: str, folder: Path) -> Path:
     """Download and unpack mmcv's source, and mend what stops it; return its folder.
 
     pip would run setup.py before it keeps a source, and fail.
 
     Args:
-        requirement (str): ``mmcv==VERSION`` and ``--hash=sha256:...`` of the archive.
+        pin (str): ``NAME==VERSION`` and ``--hash=sha256:...`` of the archive.
         folder (Path): Gets the archive and the source.
 
     Raises:
         RuntimeError: The package index does not have this archive.
     """
-    name = re.sub('==', '-', requirement.split()[0])
+    project, version = pin.split()[0].split('==')
+    name = f'{project.replace("-", "_")}-{version}'
     index = output_of(*PIP, 'config', 'get', 'global.index-url')
     index = os.environ.get('PIP_INDEX_URL') or index or 'https://pypi.org/simple'
-    page = f'{index.rstrip("/")}/mmcv/'
+    page = f'{index.rstrip("/")}/{project}/'
     with urllib.request.urlopen(page, timeout=60) as answer:
         link = rf'href="((?:[^"#]+/)?{name}\.tar\.gz)'
         links = re.findall(link, answer.read().decode())
@@ -205,8 +216,8 @@ def fetch_source(requirement: str, folder: Path) -> Path:
         raise RuntimeError(f'{page} has no {name}.tar.gz')
     with urllib.request.urlopen(urljoin(page, links[0]), timeout=60) as answer:
         content = answer.read()
-    if hashlib.sha256(content).hexdigest() not in requirement:
-        raise RuntimeError(f'{links[0]} is not the archive that {REQUIREMENT} pins')
+    if hashlib.sha256(content).hexdigest() not in pin:
+        raise RuntimeError(f'{links[0]} is not the archive that {PINS} pins')
     archive = folder / 'mmcv.tar.gz'
     archive.write_bytes(content)
     with tarfile.open(archive) as file:
@@ -219,7 +230,7 @@ def fetch_source(requirement: str, folder: Path) -> Path:
     return setup.parent
 
 
-def build_wheel(requirement: str, folder: Path, ops: str) -> Path:
+def build_wheel(pin: str, folder: Path, ops: str) -> Path:
     """Compile mmcv into a wheel, and move it into ``folder`` when it is finished."""
     check_compiler()
     folder.mkdir(parents=True, exist_ok=True)
@@ -233,9 +244,10 @@ def build_wheel(requirement: str, folder: Path, ops: str) -> Path:
     for name in 'CFLAGS', 'CXXFLAGS':
         env[name] = os.environ.get(name, '') + ' -g0 -w'
     env['MAX_JOBS'] = max_jobs()
-    print(f'compiling the {ops} operators, {env["MAX_JOBS"]} at a time; {note}')
+    jobs = f'{env["MAX_JOBS"]} at a time'
+    print(f'compiling the {ops} operators, {jobs}; {note}', flush=True)
     with tempfile.TemporaryDirectory(prefix='.build-', dir=folder) as scratch:
-        source = fetch_source(requirement, Path(scratch))
+        source = fetch_source(pin, Path(scratch))
         compiler = Path(scratch, 'c++')
         text = COMPILER.format(
             python=sys.executable,
@@ -249,14 +261,15 @@ def build_wheel(requirement: str, folder: Path, ops: str) -> Path:
         options = ['--no-build-isolation', '--no-cache-dir', '--no-deps', '-w', scratch]
         command = [*PIP, 'wheel', *options, source]
         subprocess.run(command, env=os.environ | env, check=True)
-        built = next(Path(scratch).glob('mmcv-*.whl'))
+        built = next(Path(scratch).glob('*mmcv-*.whl'))
         return built.replace(folder / built.name)
 
 
 def install(wheel: Path, ops: str) -> bool:
     """Install a wheel of mmcv; tell whether its operators run."""
-    # mmcv-lite has the same files.
-    subprocess.run([*PIP, 'uninstall', '-q', '-y', 'mmcv', 'mmcv-lite'], check=True)
+    # All of them have the same files.
+    names = 'mmcv', 'mmcv-lite', 'onedl-mmcv'
+    subprocess.run([*PIP, 'uninstall', '-q', '-y', *names], check=True)
     command = [*PIP, 'install', '-q', '--no-compile', '--no-deps', wheel]
     subprocess.run(command, check=True)
     return output_of(sys.executable, '-I', '-c', CHECK_OPS, ops) is not None
@@ -267,24 +280,23 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args(argv)
-    requirement = re.sub(r'#.*|\\', '', REQUIREMENT.read_text())
-    ops = choose_ops()
-    folder = wheel_folder(requirement.split()[0].partition('==')[2], ops)
-    try:
-        # The installer writes there which wheel it installed.
-        origin = unquote(distribution('mmcv').read_text('direct_url.json') or '')
-    except PackageNotFoundError:
-        origin = ''
+    pin, ops = read_pin(), choose_ops()
+    folder = wheel_folder(pin, ops)
+    # The installer writes there which wheel it installed.
+    origins = [
+        unquote(found.read_text('direct_url.json') or '')
+        for found in distributions(name=pin.split('==')[0])
+    ]
     check = output_of(sys.executable, '-I', '-c', CHECK_OPS, ops)
-    if f'/{folder.name}/' in origin and check is not None:
+    if f'/{folder.name}/' in ''.join(origins) and check is not None:
         print(f"mmcv's {ops} operators are installed")
         return
-    for wheel in folder.glob('mmcv-*.whl'):
+    for wheel in folder.glob('*.whl'):
         if install(wheel, ops):
             return
         print(f'the kept {wheel.name} does not run here: compiling it again')
         wheel.unlink()
-    wheel = build_wheel(requirement, folder, ops)
+    wheel = build_wheel(pin, folder, ops)
     if not install(wheel, ops):
         wheel.unlink()
         raise RuntimeError(

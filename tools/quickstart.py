@@ -19,6 +19,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmghostnetv2.arguments import make_parser, run_tool
+from mmghostnetv2.forks import mim_package
 from mmghostnetv2.output import require_same_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,8 +125,9 @@ def train(title: str, task: dict, work_dir: str, options: dict) -> None:
     if last_checkpoint(work_dir) == last:
         print(f'\n=== {title}: already finished in {work_dir}', flush=True)
         return
-    command = ['mim', 'train', task['library'], task['config'], '--work-dir', work_dir]
-    run(title, *command, '--resume', *cfg_options(options))
+    command = ['mim', 'train', mim_package(task['library']), task['config']]
+    command += ['--work-dir', work_dir, '--resume']
+    run(title, *command, *cfg_options(options))
 
 
 def cfg_options(options: dict) -> list[str]:
@@ -186,7 +188,8 @@ def main(argv=None) -> None:
         train(title, task, work_dir, options)
 
     # The task, its folder and its options are now those of the last training.
-    test = ['mim', 'test', task['library'], task['config'], '--checkpoint']
+    library = mim_package(task['library'])
+    test = ['mim', 'test', library, task['config'], '--checkpoint']
     test += [last_checkpoint(work_dir), '--work-dir', f'{work_dir}/test']
     if args.task == 'det':
         predictions, drawn = f'{work_dir}/predictions', f'{work_dir}/predictions.png'
@@ -206,7 +209,7 @@ def main(argv=None) -> None:
     print(f'\n{minutes:.1f} minutes. Predictions against truth: {drawn}')
     print(f'Next, with {task["next_data"]}:')
     print('  source .venv/bin/activate')
-    print(f'  mim train {task["library"]} {task["next_config"]}')
+    print(f'  mim train {library} {task["next_config"]}')
     if missed and not args.short:
         raise RuntimeError(f'{" and ".join(missed)} below what is expected')
 

@@ -4,12 +4,13 @@ Example:
     python3 tools/setup_env.py --venv .venv
 
 ``make setup`` and ``make litert`` call this script. It installs the versions and hashes
-of requirements/lock.txt by uv, or by pip where uv does not work. A second run goes on
-where the first one stopped, and does nothing if nothing changed.
+of requirements/openmmlab-lock.txt by uv, or by pip where uv does not work. A second run
+goes on where the first one stopped, and does nothing if nothing changed.
 
 mmcv has no wheels for current versions of torch. The default is mmcv-lite, for which
 this package provides the operators. With --ops compiled, tools/compile_mmcv.py compiles
-mmcv's own.
+mmcv's own. With --stack onedl, the libraries are the maintained forks, whose mmcv is
+always compiled.
 
 The script uses only the standard library and the syntax of Python 3.6, so that it
 starts on an old Python and can say which version is needed.
@@ -182,12 +183,12 @@ def make_venv(venv):
             f'Ubuntu: sudo apt install python3.{sys.version_info[1]}-venv.{AGAIN}'
         )
     if venv.is_symlink() or venv.exists():
-        if not (venv / 'pyvenv.cfg').is_file():
-            raise SetupError(
-                f'{venv} is not a virtual environment. Move it away.{AGAIN}'
-            )
-        say('      it is incomplete or was moved, or its Python is gone: rebuilding it')
+        if not (venv / STAMP).is_file():
+            raise SetupError(f'{venv} was not made by this. Move it away.{AGAIN}')
+        say('      it cannot be used as it is: rebuilding it')
         shutil.rmtree(str(venv))
+    venv.mkdir(parents=True)
+    (venv / STAMP).write_text('{}')  # a killed run may leave only this
     # sys.executable may lie in the folder that was just removed.
     base = getattr(sys, '_base_executable', sys.executable)
     output_of(base, '-m', 'venv', venv)
@@ -257,11 +258,13 @@ def install_locked(venv, name, leave_out, *args):
 
 
 def remove_mmcv(venv):
-    """Remove mmcv and mmcv-lite, which own the same files, and what was added."""
+    """Remove mmcv in all its variants, which own the same files, and what was added."""
     # Not by pip, which refuses what a killed run installed in part. The metadata goes
     # last: while it is there, the next run removes the rest.
     folders = list(venv.glob('lib/python3*/site-packages/mmcv'))
-    for folder in folders + dists(venv, 'mmcv-*') + dists(venv, 'mmcv_lite-*'):
+    for name in 'mmcv-*', 'mmcv_lite-*', 'onedl_mmcv-*':
+        folders += dists(venv, name)
+    for folder in folders:
         shutil.rmtree(str(folder))
 
 
@@ -286,10 +289,18 @@ def setup(venv, asked):
     stamp, version = venv / STAMP, probe(venv)
     done = json.loads(read(stamp) or '{}')
     # A choice holds for later runs, until another one is made.
-    choices = dict(ops='lite', torch=pin('torch'), force_cuda='', cuda_home='')
+    choices = dict(
+        stack='openmmlab', ops='lite', torch=pin('torch'), force_cuda='', cuda_home=''
+    )
     choices.update(done.get('choices', {}))
+    before = choices['stack']
     choices.update({name: value for name, value in asked.items() if value is not None})
-    torch, compiled = choices['torch'], choices['ops'] == 'compiled'
+    stack, torch = choices['stack'], choices['torch']
+    if stack == 'onedl' and asked['ops'] == 'lite':
+        raise SetupError('onedl-mmcv has no variant without operators: leave out OPS')
+    compiled = stack == 'onedl' or choices['ops'] == 'compiled'
+    if stack != before:
+        version = None  # the libraries of both stacks own the same files
     if version and done.get('complete') == fingerprint(venv, version, choices):
         return
     check_disk(venv, 2 if dists(venv, 'torch-*') else 10)
@@ -310,7 +321,7 @@ def setup(venv, asked):
         install(venv, *again, *another)
     leave_out = [TORCH.pattern] if another else []
     leave_out += ['mmcv-lite=='] if compiled else []
-    install_locked(venv, 'lock', '|'.join(leave_out), *again)
+    install_locked(venv, stack + '-lock', '|'.join(leave_out), *again)
     if another:
         install(venv, *another)
     # mmcv imports cv2, which needs libraries of the system.
@@ -321,7 +332,7 @@ def setup(venv, asked):
         )
     say(f'[3/4] {PROJECT}, editable')
     install(venv, '--no-deps', '--no-build-isolation', '-e', '.')
-    say(f'[4/4] operators: {choices["ops"]}')
+    say(f'[4/4] operators: {"compiled" if compiled else "lite"}')
     python = venv / 'bin/python', '-I', '-W', 'ignore'
     if compiled:
         cuda = dict(FORCE_CUDA=choices['force_cuda'], CUDA_HOME=choices['cuda_home'])
@@ -352,6 +363,11 @@ def main(argv=None):
     )
     parser.add_argument('--venv', help='its folder')
     parser.add_argument(
+        '--stack',
+        choices=['openmmlab', 'onedl'],
+        help="OpenMMLab's libraries or their maintained forks",
+    )
+    parser.add_argument(
         '--ops',
         choices=['lite', 'compiled'],
         help="operators of detectors: this package's and torchvision's, or mmcv's own",
@@ -368,6 +384,7 @@ def main(argv=None):
     usual = cache() / 'litert' if args.litert else ROOT / '.venv'
     venv = Path(os.path.abspath(str(args.venv or usual)))
     asked = dict(
+        stack=args.stack,
         ops=args.ops,
         torch=args.torch,
         force_cuda=os.environ.get('FORCE_CUDA'),

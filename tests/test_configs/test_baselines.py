@@ -1,5 +1,7 @@
 """The networks that the paper compares with: complexity, recipes, initial weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -87,28 +89,67 @@ def test_classifiers_have_the_released_recipe(path):
 @pytest.mark.parametrize(
     ('name', 'peer'),
     [
-        (
-            'yolov3_mobilenetv2_320',
-            'mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py',
-        ),
-        (
-            'yolov3_mobilenetv2_416',
-            'mmdet::yolo/yolov3_mobilenetv2_8xb24-ms-416-300e_coco.py',
-        ),
-        (
-            'deeplabv3_mobilenetv2_ade20k',
-            'mmseg::mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb4-160k_ade20k-512x512.py',
-        ),
+        ('320', 'mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py'),
+        ('416', 'mmdet::yolo/yolov3_mobilenetv2_8xb24-ms-416-300e_coco.py'),
     ],
 )
-def test_mobilenetv2_is_the_librarys(name, peer, tmp_path):
-    pytest.importorskip(peer.split('::')[0], reason='the config inherits from it')
+def test_yolov3_mobilenetv2_is_mmdets(name, peer, tmp_path):
+    pytest.importorskip('mmdet', reason='the config inherits from it')
     (tmp_path / 'peer.py').write_text(f'_base_ = {peer!r}')
     expected = Config.fromfile(tmp_path / 'peer.py')
-    config = load(name)
+    config = load(f'yolov3_mobilenetv2_{name}')
     assert config.pop('custom_imports').imports == ['mmghostnetv2']
     assert dict(config.items()) == dict(expected.items())
     build(config.default_scope, config.model)
+
+
+def load_mmsegs(name):
+    """A config of mmseg's own, which its maintained fork cannot inherit from."""
+    package = pytest.importorskip('mmseg', reason='its config is the peer')
+    return Config.fromfile(Path(package.__path__[0], '.mim', 'configs', name))
+
+
+def test_deeplabv3_mobilenetv2_is_mmsegs():
+    peer = 'mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb4-160k_ade20k-512x512.py'
+    expected, config = load_mmsegs(peer), load('deeplabv3_mobilenetv2_ade20k')
+    assert config.pop('custom_imports').imports == ['mmghostnetv2']
+    assert dict(config.items()) == dict(expected.items())
+    build(config.default_scope, config.model)
+
+
+@pytest.mark.parametrize(
+    ('name', 'peer'),
+    [
+        (
+            'deeplabv3_ghostnetv2_ade20k',
+            'deeplabv3/deeplabv3_r50-d8_4xb4-160k_ade20k-512x512.py',
+        ),
+        (
+            'fpn_ghostnetv2_ade20k',
+            'sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py',
+        ),
+        (
+            'upernet_ghostnetv2_ade20k',
+            'upernet/upernet_r50_4xb4-160k_ade20k-512x512.py',
+        ),
+    ],
+)
+def test_segmentors_are_mmsegs_but_for_the_backbone(name, peer):
+    (path,) = CONFIGS.rglob(f'{name}.py')
+    config, expected = Config.fromfile(path), load_mmsegs(peer)
+    own = {'in_channels'}
+    if name.startswith('fpn'):
+        own |= {'channels', 'out_channels'}  # its head is lighter
+    for each in config, expected:
+        for key in 'custom_imports', 'channels':
+            each.pop(key, None)
+        for key in 'pretrained', 'backbone':
+            each.model.pop(key)
+        for key in 'neck', 'decode_head', 'auxiliary_head':
+            part = each.model.setdefault(key, None) or {}
+            for channels in own:
+                part.pop(channels, None)
+    assert dict(config.items()) == dict(expected.items())
 
 
 @pytest.fixture(scope='module')

@@ -41,12 +41,12 @@ def isolated(monkeypatch, tmp_path):
 
 
 def test_cache_key_and_place(monkeypatch, tmp_path):
-    folder = compile_mmcv.wheel_folder('2.1.0', 'cpu')
+    folder = compile_mmcv.wheel_folder('mmcv==2.1.0', 'cpu')
     assert folder.parent == tmp_path / 'cache'
     assert re.fullmatch(r'mmcv2\.1\.0-cp3\d+-torch[\d.]+\S*-cpu-linux-\w+', folder.name)
-    assert folder != compile_mmcv.wheel_folder('2.1.0', 'cu130-sm90')
+    assert folder != compile_mmcv.wheel_folder('mmcv==2.1.0', 'cu130-sm90')
     monkeypatch.setattr(compile_mmcv.torch, '__version__', '9.9.9')
-    assert 'torch9.9.9' in compile_mmcv.wheel_folder('2.1.0', 'cpu').name
+    assert 'torch9.9.9' in compile_mmcv.wheel_folder('mmcv==2.1.0', 'cpu').name
     monkeypatch.delenv('MMGHOSTNETV2_CACHE')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     assert compile_mmcv.cache() == tmp_path / 'mmghostnetv2'
@@ -93,24 +93,41 @@ def test_toolkit_without_headers_is_none(monkeypatch, tmp_path):
 # ---- the source
 
 
-@pytest.mark.parametrize('folder', ['', '../mmcv/'])
-def test_source_is_fetched_and_mended(monkeypatch, tmp_path, served, folder):
+@pytest.mark.parametrize('is_fork', [False, True])
+def test_source_belongs_to_the_installed_mmengine(monkeypatch, is_fork):
+    monkeypatch.setattr(
+        compile_mmcv,
+        'distributions',
+        lambda name: [name] if is_fork and name == 'onedl-mmengine' else [],
+    )
+    name = 'onedl-mmcv' if is_fork else 'mmcv'
+    assert re.fullmatch(
+        rf'{name}==[\d.]+ --hash=sha256:[0-9a-f]{{64}}', compile_mmcv.read_pin()
+    )
+
+
+@pytest.mark.parametrize(
+    ('project', 'folder'),
+    [('mmcv', ''), ('mmcv', '../mmcv/'), ('onedl-mmcv', '')],
+)
+def test_source_is_fetched_and_mended(monkeypatch, tmp_path, served, project, folder):
     """From the index that pip is set to; the result runs on Python 3.13, too."""
-    page = tmp_path / 'simple' / 'mmcv'
+    page = tmp_path / 'simple' / project
     page.mkdir(parents=True)
-    with tarfile.open(page / 'mmcv-2.1.0.tar.gz', 'w:gz') as archive:
-        for name, text in {
+    name = project.replace('-', '_') + '-2.1.0'
+    with tarfile.open(page / f'{name}.tar.gz', 'w:gz') as archive:
+        for file, text in {
             'setup.py': SETUP,
             'version.py': "__version__ = '2'",
         }.items():
-            info = tarfile.TarInfo(f'mmcv-2.1.0/{name}')
+            info = tarfile.TarInfo(f'{name}/{file}')
             info.size = len(text)
             archive.addfile(info, io.BytesIO(text.encode()))
-    link = f'<a href="{folder}mmcv-2.1.0.tar.gz#sha256=0">mmcv</a>'
+    link = f'<a href="{folder}{name}.tar.gz#sha256=0">{name}</a>'
     (page / 'index.html').write_text(link)
     monkeypatch.setenv('PIP_INDEX_URL', f'{served}simple/')
-    sha256 = hashlib.sha256((page / 'mmcv-2.1.0.tar.gz').read_bytes()).hexdigest()
-    pin = f'mmcv==2.1.0 --hash=sha256:{sha256}'
+    sha256 = hashlib.sha256((page / f'{name}.tar.gz').read_bytes()).hexdigest()
+    pin = f'{project}==2.1.0 --hash=sha256:{sha256}'
 
     source = compile_mmcv.fetch_source(pin, tmp_path)
     monkeypatch.chdir(source)
@@ -120,7 +137,7 @@ def test_source_is_fetched_and_mended(monkeypatch, tmp_path, served, folder):
 
     with pytest.raises(RuntimeError, match='is not the archive that .*mmcv.txt pins'):
         compile_mmcv.fetch_source(pin.replace(sha256[:9], '000000000'), tmp_path)
-    with pytest.raises(RuntimeError, match=r'has no mmcv-2\.2\.0\.tar\.gz'):
+    with pytest.raises(RuntimeError, match=r'has no \w+-2\.2\.0\.tar\.gz'):
         compile_mmcv.fetch_source(pin.replace('2.1.0', '2.2.0'), tmp_path)
 
 
@@ -245,7 +262,8 @@ def test_only_a_finished_build_is_kept(monkeypatch, tmp_path, fails, ops, seen):
 def kept(monkeypatch):
     """A wheel in the cache, and an installer that notes what it installs."""
     monkeypatch.setattr(compile_mmcv, 'choose_ops', lambda: 'cpu')
-    folder = compile_mmcv.wheel_folder('2.1.0', 'cpu')
+    monkeypatch.setattr(compile_mmcv, 'read_pin', lambda: 'mmcv==2.1.0 --hash=...')
+    folder = compile_mmcv.wheel_folder('mmcv==2.1.0', 'cpu')
     folder.mkdir(parents=True)
     wheel = folder / 'mmcv-2.1.0-any.whl'
     wheel.write_text('kept')
@@ -279,10 +297,14 @@ def test_a_kept_wheel_that_does_not_run_is_compiled_again(
 def test_what_is_installed_already_stays(monkeypatch, capsys, kept):
     """The installer writes the wheel's path as a URL, without the plus of a torch."""
     monkeypatch.setattr(compile_mmcv.torch, '__version__', '2.14.1+cu130')
-    wheel = compile_mmcv.wheel_folder('2.1.0', 'cpu') / 'mmcv-2.1.0-any.whl'
+    wheel = compile_mmcv.wheel_folder('mmcv==2.1.0', 'cpu') / 'mmcv-2.1.0-any.whl'
     assert '%2B' in wheel.as_uri()
     origin = SimpleNamespace(read_text=lambda _: f'{{"url": "{wheel.as_uri()}"}}')
-    monkeypatch.setattr(compile_mmcv, 'distribution', lambda _: origin)
+    monkeypatch.setattr(
+        compile_mmcv,
+        'distributions',
+        lambda name: [origin] if name == 'mmcv' else [],
+    )
     monkeypatch.setattr(compile_mmcv, 'output_of', lambda *_: '')
     compile_mmcv.main([])
     assert "mmcv's cpu operators are installed" in capsys.readouterr().out

@@ -18,6 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mmghostnetv2.forks import mim_package
+
 from ..conftest import ROOT
 from .conftest import load_tool
 
@@ -42,6 +44,7 @@ def venv(tmp_path_factory):
     venv = tmp_path_factory.mktemp('a space') / 'venv'
     (venv / 'bin').mkdir(parents=True)
     (venv / 'pyvenv.cfg').write_text('home = /gone\n')
+    (venv / setup_env.STAMP).write_text('{}')
     (venv / 'bin' / 'python').symlink_to('/gone/python3.11')
     assert setup_env.probe(venv) is None
     setup_env.make_venv(venv)
@@ -128,11 +131,12 @@ def test_broken_venv_is_rebuilt_and_a_moved_one_is_unusable(venv, tmp_path):
     assert setup_env.probe(tmp_path / 'moved') is None
 
 
-def test_what_is_no_venv_is_not_deleted(capsys, tmp_path):
-    (tmp_path / 'thesis.tex').write_text('years of work')
+@pytest.mark.parametrize('name', ['thesis.tex', 'pyvenv.cfg'])
+def test_what_it_did_not_make_is_not_deleted(capsys, tmp_path, name):
+    (tmp_path / name).write_text('years of work')
     assert setup_env.main(['--venv', str(tmp_path)]) == 1
-    assert 'not a virtual environment' in capsys.readouterr().err
-    assert (tmp_path / 'thesis.tex').read_text() == 'years of work'
+    assert f'{tmp_path} was not made by this. Move it away' in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == 'years of work'
 
 
 def test_no_ensurepip(monkeypatch, tmp_path):
@@ -156,7 +160,7 @@ def test_steps(capsys, fake):
     # All is installed again, because the failed run may have left out files.
     options = '--no-deps --require-hashes --reinstall -r '
     assert f'uv pip install --python {fake.venv}/bin/python {options}' in libraries
-    assert fake.locked[-1] == (ROOT / 'requirements/lock.txt').read_text()
+    assert fake.locked[-1] == (ROOT / 'requirements/openmmlab-lock.txt').read_text()
     assert project.endswith(' --no-deps --no-build-isolation -e .')
     assert operators.endswith(' -m mmghostnetv2.mmcv_operators')
     assert check.endswith(setup_env.CHECK_OPS)
@@ -178,7 +182,7 @@ def test_opencv_without_libraries_of_the_system(monkeypatch, capsys, fake):
     assert 'apt install libgl1' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('changed', ['requirements/lock.txt', 'setup.py'])
+@pytest.mark.parametrize('changed', ['requirements/openmmlab-lock.txt', 'setup.py'])
 def test_a_change_is_noticed(monkeypatch, tmp_path, changed):
     monkeypatch.setattr(setup_env, 'ROOT', tmp_path)
     shutil.copytree(ROOT / 'requirements', tmp_path / 'requirements')
@@ -220,9 +224,29 @@ def test_compiled_operators_are_remembered(monkeypatch, fake):
     assert fake.commands[-2].endswith(' -m mmghostnetv2.mmcv_operators')
 
 
+def test_maintained_forks(monkeypatch, capsys, fake):
+    """In an environment built anew: the libraries of both stacks own the same files."""
+    made = []
+    monkeypatch.setattr(
+        setup_env, 'make_venv', lambda venv: made.append(venv) or (3, 11, 7)
+    )
+    assert fake.setup() == 0 and not made
+    assert fake.setup('--stack', 'onedl') == 0 and made == [fake.venv]
+    locked = names(fake.locked[-1])
+    assert {'onedl-mmengine', 'onedl-mim', 'torch', 'timm'} <= locked
+    assert not {'mmcv-lite', 'mmengine', 'mmdet', 'openmim'} & locked
+    assert fake.commands[-1].endswith('tools/compile_mmcv.py')
+    told = len(fake.commands)
+    assert fake.setup() == 0 and len(fake.commands) == told, 'it is remembered'
+    assert fake.setup('--ops', 'lite') == 1
+    assert 'onedl-mmcv has no variant' in capsys.readouterr().err
+    assert fake.setup('--stack', 'openmmlab') == 0 and len(made) == 2
+    assert fake.commands[-2].endswith(' -m mmghostnetv2.mmcv_operators')
+
+
 def test_another_torch(fake):
     assert fake.setup('--torch', '2.15.0') == 0
-    everything = names((ROOT / 'requirements/lock.txt').read_text())
+    everything = names((ROOT / 'requirements/openmmlab-lock.txt').read_text())
     left_out = everything - names(fake.locked[0])
     assert {'torch', 'torchvision', 'triton', 'nvidia-cudnn-cu13'} <= left_out
     assert not {'torchao', 'nvidia-ml-py', 'mmengine', 'timm'} & left_out
@@ -243,7 +267,7 @@ def test_back_to_the_pinned_torch(fake):
     fake.commands.clear()
     assert fake.setup('--torch', setup_env.pin('torch')) == 0
     assert ' --reinstall -r ' in fake.commands[0]
-    assert fake.locked[-1] == (ROOT / 'requirements/lock.txt').read_text()
+    assert fake.locked[-1] == (ROOT / 'requirements/openmmlab-lock.txt').read_text()
 
 
 def test_pip_where_uv_fails(monkeypatch, capsys, fake):
@@ -384,7 +408,14 @@ def numbers(version):
 
 @pytest.mark.parametrize('python', setup_env.SUPPORTED)
 @pytest.mark.parametrize(
-    ('name', 'lock'), [('stack', 'lock'), ('litert', 'litert-lock')]
+    ('name', 'lock'),
+    [
+        ('stack', 'openmmlab-lock'),
+        ('openmmlab', 'openmmlab-lock'),
+        ('stack', 'onedl-lock'),
+        ('onedl', 'onedl-lock'),
+        ('litert', 'litert-lock'),
+    ],
 )
 def test_locks_have_what_is_pinned(name, lock, python):
     locked = pins(lock, python)
@@ -404,7 +435,7 @@ def test_readme_goes_back_to_the_pinned_torch():
 
 
 def test_compiled_and_lite_are_one_version():
-    assert pins('mmcv')['mmcv'] == pins('stack')['mmcv-lite']
+    assert pins('mmcv')['mmcv'] == pins('openmmlab')['mmcv-lite']
 
 
 @pytest.mark.parametrize('library', ['mmdet', 'mmseg', 'mmpretrain'])
@@ -413,10 +444,12 @@ def test_pins_meet_what_the_libraries_demand(library):
     if found is None:
         pytest.skip(f'needs {library}')
     text = Path(found.origin).read_text()  # importing takes seconds
+    if mim_package(library) != library:
+        pytest.skip('the maintained fork is installed')
     for name, dist in ('mmcv', 'mmcv-lite'), ('mmengine', 'mmengine'):
         bounds = rf"(?mi)^{name}_%s(?:imum_version)? = '(.+)'"
         low, high = (re.search(bounds % x, text)[1] for x in ('min', 'max'))
-        assert numbers(low) <= numbers(pins('stack')[dist]) < numbers(high)
+        assert numbers(low) <= numbers(pins('openmmlab')[dist]) < numbers(high)
 
 
 def test_running_environment_has_the_pinned_versions():
@@ -425,10 +458,13 @@ def test_running_environment_has_the_pinned_versions():
     if prefix.resolve() != (ROOT / '.venv').resolve():
         pytest.skip("not run in the checkout's own environment")
     choices = json.loads(stamp.read_text())['choices']
-    if (choices['ops'], choices['torch']) != ('lite', setup_env.pin('torch')):
-        pytest.skip('other operators or another torch were asked for')
+    if choices['torch'] != setup_env.pin('torch'):
+        pytest.skip('another torch was asked for')
+    expected = pins(choices['stack'] + '-lock')
+    if choices['ops'] == 'compiled':
+        expected.pop('mmcv-lite', None)
     dists = {}
     for dist in importlib.metadata.distributions():
         # the first counts: setuptools appends copies of its own to the path
         dists.setdefault(canonicalize_name(dist.metadata['Name']), dist.version)
-    assert pins('lock') == {name: dists.get(name) for name in pins('lock')}
+    assert expected == {name: dists.get(name) for name in expected}

@@ -35,6 +35,7 @@ from scipy import stats
 from mmghostnetv2.analysis import build_network, count
 from mmghostnetv2.analysis.latency import available_cores
 from mmghostnetv2.arguments import at_least, make_parser, run_tool
+from mmghostnetv2.forks import mim_package
 from mmghostnetv2.output import markdown_table, require_same_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,7 +104,7 @@ def train(configs, seed, options, out):
     ):
         require_same_config(work_dir, Config.fromfile(config.filename))
         if last not in read_curve(work_dir):
-            command = ['mim', 'train', 'mmpretrain', name, '--resume']
+            command = ['mim', 'train', mim_package('mmpretrain'), name, '--resume']
             command += ['--work-dir', str(work_dir.relative_to(ROOT)), '--cfg-options']
             command += [f'{key}={value}' for key, value in settings.items()]
             jobs.append((command, work_dir / 'train.log'))
