@@ -1,6 +1,6 @@
 """Reading weights: released files, timm's files and those that a training saved.
 
-Importing this module changes five things in mmengine:
+Importing this module changes six things in mmengine:
 
 - A checkpoint may be ``ghostnet://NAME``, for example ``ghostnet://ghostnetv2-100``:
   the released weights of a model in ``configs/metafile.yml``.
@@ -8,30 +8,33 @@ Importing this module changes five things in mmengine:
 - From timm's checkpoints the averaged weights (``state_dict_ema``) are read.
 - Files are loaded weights-only, whatever mmengine or a fork of it would do, and those
   from URLs are cached by their URL.
-- Weights-only loading accepts what mmengine's own trainings save beside weights.
+- Weights-only loading accepts what mmengine's own trainings save beside weights, and
+  nothing else, see :mod:`mmghostnetv2.safe_loading`.
+- A file that cannot be read is named in the error.
 """
 
 import hashlib
+import logging
 import os
-import pickle
 import re
 import sys
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import mmengine
-import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.model.weight_init import PretrainedInit, update_init_info
-from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from .paths import data_root
+from .safe_loading import check_config, training_objects
 
 
 @CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$', force=True)
@@ -41,6 +44,7 @@ def load_from_safetensors(filename: str, map_location=None) -> dict[str, Tensor]
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: safetensors is not installed.
+        RuntimeError: The file cannot be read.
     """
     try:
         from safetensors.torch import load_file
@@ -48,7 +52,13 @@ def load_from_safetensors(filename: str, map_location=None) -> dict[str, Tensor]
         raise ImportError(
             f'reading {filename} needs safetensors: pip install safetensors'
         ) from error
-    return load_file(os.path.expanduser(filename), str(map_location or 'cpu'))
+    filename = _existing(filename)
+    try:
+        weights = load_file(filename, str(map_location or 'cpu'))
+    except Exception as error:
+        raise _unreadable(filename, error) from error
+    _check_weights(weights, filename)
+    return weights
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
@@ -61,19 +71,95 @@ def load_from_file(filename: str, map_location=None):
 
     Raises:
         FileNotFoundError: There is no such file.
+        RuntimeError: The file cannot be read, is unsafe to read, or holds weights that
+            are none.
     """
-    filename = os.path.expanduser(filename)
-    if not os.path.isfile(filename):
-        raise FileNotFoundError(f'{filename} can not be found.')
+    filename = _existing(filename)
     # Forks of mmengine load with `weights_only=False`. Their contexts, like torch's,
     # remove from torch's list what they allowed, even if it stood there before.
     known = torch.serialization.get_safe_globals()
-    lacking = [x for x in _training_objects() if x not in known]
-    with torch.serialization.safe_globals(lacking):
-        checkpoint = torch.load(filename, map_location, weights_only=True)
-    if isinstance(checkpoint, MutableMapping) and 'state_dict_ema' in checkpoint:
-        checkpoint['state_dict'] = checkpoint.pop('state_dict_ema')
+    lacking = [x for x in training_objects() if x not in known]
+    try:
+        with torch.serialization.safe_globals(lacking):
+            checkpoint = torch.load(filename, map_location, weights_only=True)
+    except Exception as error:
+        # A damaged file can fail in any way.
+        raise _unreadable(filename, error) from error
+    if isinstance(checkpoint, MutableMapping):
+        if 'state_dict_ema' in checkpoint:
+            checkpoint['state_dict'] = checkpoint.pop('state_dict_ema')
+        for text in _configs(checkpoint):
+            try:
+                check_config(text)
+            except ValueError as error:
+                raise RuntimeError(f'{filename} is unsafe to load: {error}') from error
+        _check_weights(checkpoint.get('state_dict', checkpoint), filename)
     return checkpoint
+
+
+def _existing(filename: str) -> str:
+    """Return the path of a file; raise FileNotFoundError if there is none."""
+    path = os.path.expanduser(filename)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'{filename} can not be found.')
+    return path
+
+
+def _unreadable(filename: str, error: Exception) -> RuntimeError:
+    """Say why a file cannot be read, without torch's advice to disable safety."""
+    with open(filename, 'rb') as file:
+        start = file.read(512).lstrip()
+    found = re.search(r'WeightsUnpickler error:\s*(.*)', str(error))
+    if not start:
+        reason = 'it is empty'
+    elif start.startswith((b'<', b'version https://git-lfs')):
+        reason = 'it is a web page or a link, not the file itself; download it again'
+    elif found:
+        reason = f'it is not a checkpoint, or it is unsafe to unpickle: {found[1]}'
+    else:
+        text = ' '.join(f'{type(error).__name__}: {error}'.split())
+        reason = f'it is damaged or cut off: {text[:200]}'
+    return RuntimeError(f'cannot read weights from {filename}: {reason}')
+
+
+def _configs(checkpoint: Mapping) -> Iterator[Any]:
+    """Yield the configs of a checkpoint that mmengine would run."""
+    meta, hub = checkpoint.get('meta'), checkpoint.get('message_hub')
+    info = hub.get('runtime_info') if isinstance(hub, Mapping) else None
+    for holder, name in (meta, 'cfg'), (meta, 'config'), (info, 'cfg'):
+        if isinstance(holder, Mapping) and name in holder:
+            yield holder[name]
+
+
+def _check_weights(weights: Any, filename: str) -> None:
+    """Refuse weights that no network has; warn of those that are not finite.
+
+    Raises:
+        RuntimeError: A name is not text, or a value is complex.
+    """
+    if not isinstance(weights, Mapping):
+        return
+    tensors = {k: v for k, v in weights.items() if isinstance(v, Tensor)}
+    wrong = [
+        repr(k) for k, v in tensors.items() if not isinstance(k, str) or v.is_complex()
+    ]
+    if wrong:
+        raise RuntimeError(
+            f'{filename} holds no weights of a network: they have names that are not '
+            f'text, or complex values{_some(wrong)}'
+        )
+    bad = [
+        key
+        for key, value in tensors.items()
+        if value.is_floating_point() and not value.double().isfinite().all()
+    ]
+    if bad:
+        print_log(
+            f'{filename} has NaN or infinite values in {len(bad)} of its tensors'
+            f'{_some(bad)}; what wrote it had diverged',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 @CheckpointLoader.register_scheme(prefixes='ghostnet://', force=True)
@@ -123,11 +209,11 @@ def load_from_url(filename: str, map_location=None):
     path = _download(filename)
     try:
         return CheckpointLoader.load_checkpoint(str(path), map_location)
-    except Exception as error:
+    except RuntimeError as error:
         # The file may be a proxy's error page, and it stays in the cache.
         raise RuntimeError(
-            f'{path}, the download of {filename}, cannot be read; if it is damaged, '
-            f'remove it to download it again: {_reason(error)}'
+            f'cannot read weights from {filename}; if its download is damaged, remove '
+            f'it to download it again: {error}'
         ) from error
 
 
@@ -155,14 +241,6 @@ def _download(url: str) -> Path:
     return path
 
 
-def _reason(error: Exception) -> str:
-    """Return why a file cannot be read, without torch's advice to disable safety."""
-    found = re.search(r'WeightsUnpickler error:\s*(.*)', str(error))
-    if found:
-        return f'it is not a checkpoint, or it is unsafe to unpickle: {found[1]}'
-    return f'{type(error).__name__}: {error}'
-
-
 def read_weights(filename: str, map_location='cpu') -> dict[str, Tensor]:
     """Read the state dict of a checkpoint, with the parameters' own names.
 
@@ -181,13 +259,10 @@ def read_weights(filename: str, map_location='cpu') -> dict[str, Tensor]:
     """
     try:
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location)
-    except (FileNotFoundError, ImportError):
+    except (FileNotFoundError, ImportError, RuntimeError):
         raise
     except Exception as error:
-        # A damaged file can fail in any way, and the message must name the file.
-        raise RuntimeError(
-            f'cannot read weights from {filename}: {_reason(error)}'
-        ) from error
+        raise RuntimeError(f'cannot read weights from {filename}: {error}') from error
     weights = checkpoint
     if isinstance(checkpoint, Mapping):
         weights = checkpoint.get('state_dict', checkpoint)
@@ -217,7 +292,8 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> 
             network may then be loaded in part.
     """
     try:
-        keys = module.load_state_dict(weights, strict=False)
+        with partial_loading():
+            keys = module.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # its message has a line for each wrong shape
         first = str(error).splitlines()[1].strip()
         raise ValueError(
@@ -238,6 +314,80 @@ def _some(names: Iterable[str]) -> str:
     if not names:
         return ''
     return f' ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
+
+
+_is_partial = ContextVar('_is_partial', default=False)
+
+
+@contextmanager
+def partial_loading() -> Iterator[None]:
+    """Let backbones load weights that do not fit them, and log what is left out.
+
+    Without it a backbone refuses them, because mmengine's ``load_from``, ``--resume``,
+    ``mim test`` and inferencers only log what a file lacks and go on with random
+    weights. Example:
+    ``with partial_loading(): model.load_state_dict(weights, strict=False)``.
+    """
+    token = _is_partial.set(True)
+    try:
+        yield
+    finally:
+        _is_partial.reset(token)
+
+
+def refuse_other_networks(
+    backbone: nn.Module, weights: dict[str, Tensor], prefix: str, *rest: Any
+) -> None:
+    """Refuse weights of another network, as a pre-hook of a backbone's load_state_dict.
+
+    Raises:
+        RuntimeError: A parameter is missing, left over or of a different shape.
+    """
+    own = {prefix + key: value.shape for key, value in backbone.state_dict().items()}
+    given = {key: value.shape for key, value in weights.items() if key in own}
+    missing = [k for k in own if k not in given and 'num_batches_tracked' not in k]
+    left_over = [
+        key
+        for key in weights
+        if key.startswith(prefix) and key not in own
+        if not key.endswith(_COUNTERS)
+        and not _is_left_out(key.removeprefix(prefix), backbone)
+    ]
+    shapes = [
+        f'{key} is {tuple(shape)} and not {tuple(own[key])}'
+        for key, shape in given.items()
+        if shape != own[key]
+    ]
+    if not (missing or left_over or shapes):
+        return
+    found = (
+        f'of this {type(backbone).__name__} {len(missing)} parameters are '
+        f'missing{_some(missing)}, {len(left_over)} others are left over'
+        f'{_some(left_over)} and {len(shapes)} have a different shape{_some(shapes)}'
+    )
+    if not _is_partial.get():
+        raise RuntimeError(
+            f'these are weights of a different network: {found}. To load what fits: '
+            'mmghostnetv2.checkpoint.partial_loading()'
+        )
+    print_log(found, logger='current', level=logging.WARNING)
+
+
+def refuse_other_heads(weights: dict[str, Tensor], prefix: str) -> None:
+    """Refuse a detector's or segmentor's weights, as a pre-hook of a classifier.
+
+    Raises:
+        RuntimeError: There are weights of another kind of head, and none of a
+            classifier's.
+    """
+    kinds = {key.removeprefix(prefix).partition('.')[0] for key in weights}
+    others = sorted(kind for kind in kinds if kind.endswith('_head'))
+    if others and 'head' not in kinds and not _is_partial.get():
+        raise RuntimeError(
+            'these weights belong to a detector or segmentor, with '
+            f'{", ".join(others)}, and not to a classifier. To load the backbone: init_cfg=dict('
+            'type="Pretrained", checkpoint=..., prefix="backbone.")'
+        )
 
 
 # Prefixes of the classifier's layers: in released files, and in ImageClassifier with
@@ -344,94 +494,5 @@ def _is_left_out(key: str, backbone: Any) -> bool:
     )
 
 
-# mmengine's objects refer to these methods, which are pickled as getattr(class, name).
-_METHODS: dict[type, tuple[str, ...]] = {
-    HistoryBuffer: ('min', 'max', 'mean', 'current'),
-    OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
-}
-
-
-def _pickled_method(obj: Any, name: str):
-    """Replace ``getattr`` during unpickling, for the methods in ``_METHODS`` alone."""
-    if isinstance(obj, type) and name in _METHODS.get(obj, ()):
-        return getattr(obj, name)
-    raise pickle.UnpicklingError(
-        f'the checkpoint asks for attribute {name!r} of {obj!r}, which mmengine never '
-        'saves'
-    )
-
-
-# The dtypes of arrays in a checkpoint: plain numbers, in the machine's byte order
-_DTYPES = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')
-
-
-class _Dtype:
-    """Replaces ``numpy.dtype`` during unpickling.
-
-    A real dtype takes its flags from the file. With those of an object dtype, numpy
-    would follow bytes of the file as pointers.
-    """
-
-    def __init__(self, code: str, align: Any = False, copy: Any = True) -> None:
-        if code not in _DTYPES:
-            raise pickle.UnpicklingError(f'arrays of dtype {code!r} are not loaded')
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: Any) -> None:
-        if state[1] not in '|' + ('<' if sys.byteorder == 'little' else '>'):
-            raise pickle.UnpicklingError(f'byte order {state[1]!r} is not loaded')
-
-
-class _Array(np.ndarray):
-    """Replaces ``numpy.ndarray`` during unpickling, and is pickled as one.
-
-    The file cannot call it, because numpy would allocate whatever shape it asks for. It
-    gets its values once, because numpy frees the old ones, which a tensor may share.
-    """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        raise pickle.UnpicklingError('arrays are only loaded with their values')
-
-    def __setstate__(self, state: Any) -> None:
-        _, shape, dtype, is_fortran, data = state
-        is_known = isinstance(dtype, _Dtype) and isinstance(data, bytes)
-        if not is_known or hasattr(self, 'is_loaded'):
-            raise pickle.UnpicklingError('an array is not what numpy saves')
-        self.is_loaded = True
-        super().__setstate__((1, shape, dtype.dtype, is_fortran, data))
-
-    def __reduce__(self) -> Any:
-        return np.asarray(self).__reduce__()
-
-
-def _reconstruct(cls: type, shape: tuple, code: bytes) -> np.ndarray:
-    """Replace numpy's function of this name: return an array that gets values next."""
-    return np.empty(0).view(_Array)
-
-
-def _scalar(dtype: _Dtype, data: bytes) -> Any:
-    """Replace numpy's ``multiarray.scalar``: return one number."""
-    (number,) = np.frombuffer(data, dtype.dtype)
-    return number
-
-
-def _training_objects() -> list[Any]:
-    """List what mmengine's trainings save beside weights, for weights-only loading.
-
-    These are the one-cycle schedule and log buffers with their numpy arrays. numpy 1
-    and 2 name the functions that rebuild arrays differently; both names are listed.
-    """
-    allowed: list[Any] = [
-        *_METHODS,
-        (_pickled_method, 'builtins.getattr'),
-        (_Dtype, 'numpy.dtype'),
-        (_Array, 'numpy.ndarray'),
-    ]
-    for package in ('numpy._core', 'numpy.core'):
-        allowed.append((_reconstruct, f'{package}.multiarray._reconstruct'))
-        allowed.append((_scalar, f'{package}.multiarray.scalar'))
-    return allowed
-
-
 # For code that calls torch.load itself
-torch.serialization.add_safe_globals(_training_objects())
+torch.serialization.add_safe_globals(training_objects())

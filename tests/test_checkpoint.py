@@ -1,5 +1,6 @@
 """Every layout of file that weights come in, and files that must be refused."""
 
+import copy
 import io
 import os
 import pickle
@@ -12,11 +13,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MessageHub, MMLogger
 from mmengine.registry import MODELS, PARAM_SCHEDULERS
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, load_checkpoint
 
-from mmghostnetv2.checkpoint import _Dtype, read_weights
+from mmghostnetv2 import safe_loading
+from mmghostnetv2.apis import config_path
+from mmghostnetv2.checkpoint import partial_loading, read_weights
 from mmghostnetv2.models import GhostNet, GhostNetV2
 
 
@@ -484,7 +488,7 @@ def test_memory_that_a_tensor_may_share_is_not_freed(tmp_path):
     torch.save({'x': ARRAY}, tmp_path / 'a.pth')
     array = torch.load(tmp_path / 'a.pth')['x']
     with pytest.raises(pickle.UnpicklingError, match='not what numpy saves'):
-        array.__setstate__((1, SHAPE, _Dtype('f8'), False, DATA))
+        array.__setstate__((1, SHAPE, safe_loading._Dtype('f8'), False, DATA))
     assert array.tolist() == ARRAY.tolist()
 
 
@@ -531,3 +535,172 @@ def test_code_in_a_checkpoint_is_refused(attack, served, tmp_path, monkeypatch):
         with pytest.raises(RuntimeError, match=f'cannot read weights from {name}'):
             read_weights(name)
     assert not os.path.exists('owned')
+
+
+# ---- what mmengine's own functions load
+
+
+CODE = {
+    'import': 'import os\na = 1',
+    'call': 'a = 1\nb = print("owned")',
+    'method': 'a = "owned".upper()',
+    'attribute': 'a = dict.fromkeys',
+    'operator': 'a = [1] * 10**9',
+    'comprehension': 'a = [b for b in (1, 2)]',
+    'lambda': 'a = lambda: 1',
+    'unknown name': 'a = open',
+    'other call': 'a = dict(b=int("1"))',
+    'unpacking': 'a = dict(**b)',
+    'two names': 'a = b = 1',
+    'subscript': 'a = {}\na["b"] = 1',
+    'base': '_base_ = "/somewhere.py"',
+    'template': 'a = "{{ $HOME:1 }}"',
+    'syntax': 'a = (',
+    'nesting': 'a = ' + '[' * 1000 + ']' * 1000,
+    'number': 3,
+}
+
+
+@pytest.mark.parametrize('code', CODE.values(), ids=CODE.keys())
+@pytest.mark.parametrize('place', ['cfg', 'config', 'message_hub'])
+def test_code_in_the_config_of_a_checkpoint_is_refused(code, place, tmp_path):
+    """mmengine would run it, in an inferencer or when it resumes."""
+    content = {'state_dict': {}, 'meta': {place: code}}
+    if place == 'message_hub':
+        content = {'state_dict': {}, place: {'runtime_info': {'cfg': code}}}
+    torch.save(content, tmp_path / 'evil.pth')
+    with pytest.raises(RuntimeError, match=r'evil\.pth is unsafe to load.*config'):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'evil.pth'))
+
+
+def test_the_line_is_named():
+    with pytest.raises(ValueError, match='line 3 of its config'):
+        safe_loading.check_config('a = 1\nb = -2.5\nc = exit()\n')
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['yolov3_ghostnetv2_320', 'deeplabv3_ghostnetv2_ade20k', 'ghostnetv2_100_in1k'],
+)
+def test_configs_as_mmengine_saves_them_are_accepted(name):
+    pytest.importorskip('mmdet', reason='YOLOv3 inherits from its config')
+    text = Config.fromfile(config_path(name)).pretty_text
+    safe_loading.check_config(text)
+    safe_loading.check_config("a = dict({'b c': (1, {2}, None)})\nd = [a, -1]\n")
+
+
+def test_damaged_files_are_named_by_mmengine(tmp_path):
+    for name, content, reason in (
+        ('empty.pth', b'', 'it is empty'),
+        ('page.pth', b' <!doctype html>', 'it is a web page'),
+        ('noise.pth', bytes(range(256)), 'it is not a checkpoint'),
+        ('noise.safetensors', b'\xff' * 99, 'it is damaged'),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(RuntimeError) as caught:
+            load_checkpoint(GhostNetV2(0.1), str(tmp_path / name))
+        assert f'{tmp_path / name}: {reason}' in str(caught.value)
+        assert '\n' not in str(caught.value)
+        assert 'weights_only' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('network', 'weights', 'message'),
+    [
+        (
+            GhostNetV2(0.1),
+            GhostNet(0.1).state_dict(),
+            r'\d\d+ .* missing \(blocks.2.0.gh',
+        ),
+        (
+            GhostNet(0.1),
+            GhostNetV2(0.1).state_dict(),
+            r'\d\d+ .* left over \(blocks.2.0',
+        ),
+        (
+            GhostNetV2(0.1),
+            GhostNetV2(0.2).state_dict(),
+            r'[1-9]\d* have a different shape \(\S+ is \(\d',
+        ),
+        (GhostNetV2(0.1), {}, r'missing \(conv_stem.weight, '),
+        (
+            GhostNetV2(0.1),
+            {'neck.weight': torch.ones(1)},
+            r'missing \(conv_stem.weight, ',
+        ),
+    ],
+    ids=['V1 in V2', 'V2 in V1', 'other width', 'empty', 'another part'],
+)
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_mmengine_does_not_load_another_network(
+    network, weights, message, prefix, tmp_path, logged
+):
+    """Where mmengine only logs what is missing, unless that is asked for."""
+    path = str(tmp_path / 'other.pth')
+    torch.save({'state_dict': prefixed(weights, prefix)}, path)
+    model = torch.nn.ModuleDict({'backbone': network}) if prefix else network
+    before = copy.deepcopy(network.state_dict())
+    message = message.replace('(conv', f'({prefix}conv').replace('(bl', f'({prefix}bl')
+    with pytest.raises(RuntimeError, match=message):
+        load_checkpoint(model, path)
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]), 'nothing was loaded'
+    with partial_loading():
+        load_checkpoint(model, path)
+    assert any(re.search(message, line) for line in logged)
+
+
+def test_fine_tuning_with_other_classes_is_no_other_network(tmp_path):
+    """The backbone fits, and mmengine reports the rest."""
+    weights = prefixed(GhostNetV2(0.1).state_dict(), 'backbone.')
+    weights['bbox_head.weight'] = torch.ones(80)
+    torch.save({'state_dict': weights}, tmp_path / 'detector.pth')
+    model = torch.nn.ModuleDict({'backbone': GhostNetV2(0.1, out_indices=(4, 6))})
+    load_checkpoint(model, str(tmp_path / 'detector.pth'))
+    assert_loaded(model, weights)
+
+
+def test_weights_of_a_detector_in_a_classifier(tmp_path):
+    models = pytest.importorskip('mmpretrain', reason='builds the classifier')
+    weights = prefixed(GhostNetV2().state_dict(), 'backbone.')
+    weights['bbox_head.weight'] = torch.ones(80)
+    torch.save({'state_dict': weights}, tmp_path / 'detector.pth')
+    name = 'ghostnetv2-100_3rdparty_in1k'
+    with pytest.raises(RuntimeError, match='detector or segmentor, with bbox_head'):
+        models.get_model(name, pretrained=str(tmp_path / 'detector.pth'))
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_weights_that_are_not_finite_are_named(value, tmp_path, logged):
+    weights = GhostNetV2(0.1).state_dict()
+    weights['bn1.bias'][2] = value
+    torch.save(weights, tmp_path / 'diverged.pth')
+    load_checkpoint(GhostNetV2(0.1), str(tmp_path / 'diverged.pth'))
+    assert any('diverged.pth has NaN or infinite' in line for line in logged)
+    assert any('in 1 of its tensors (bn1.bias)' in line for line in logged)
+
+
+@pytest.mark.parametrize(
+    'weights', [{1: torch.ones(2)}, {'conv_stem.weight': torch.ones(2) * 1j}]
+)
+def test_weights_of_no_network(weights, tmp_path):
+    torch.save({'state_dict': weights}, tmp_path / 'odd.pth')
+    with pytest.raises(RuntimeError, match=r'odd\.pth holds no weights of a network'):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'odd.pth'))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_cast(dtype, tmp_path):
+    weights = {k: v.to(dtype) for k, v in GhostNetV2(0.1).state_dict().items()}
+    torch.save(weights, tmp_path / 'half.pth')
+    network = pretrained(tmp_path / 'half.pth', widen_factor=0.1)
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, weights[key].to(value.dtype)), key
+    assert network.conv_stem.weight.dtype == torch.float32
+
+
+def test_weight_without_dimensions(tmp_path):
+    weights = GhostNetV2(0.1).state_dict() | {'conv_stem.weight': torch.tensor(1.0)}
+    torch.save(weights, tmp_path / 'odd.pth')
+    with pytest.raises(ValueError, match=r'odd.pth belongs .*conv_stem.weight.*\[\]'):
+        pretrained(tmp_path / 'odd.pth', widen_factor=0.1)

@@ -10,7 +10,12 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoint import released_to_mmpretrain, use_released_init
+from ..checkpoint import (
+    refuse_other_heads,
+    refuse_other_networks,
+    released_to_mmpretrain,
+    use_released_init,
+)
 from ..registry import register_model
 from .dfc_attention import check_choice
 from .fold_norms import fold_norms
@@ -192,6 +197,7 @@ class GhostNet(BaseModule):
         self.out_channels = tuple(out_channels[i] for i in self.out_indices)
         self.out_strides = tuple(out_strides[i] for i in self.out_indices)
         self._freeze_stages()
+        self.register_load_state_dict_pre_hook(refuse_other_networks)
         if deploy:
             self.switch_to_deploy()
 
@@ -229,7 +235,11 @@ class GhostNet(BaseModule):
 
         If a backbone has a method of this name, ImageClassifier registers it as its own
         pre-hook of ``load_state_dict``.
+
+        Raises:
+            RuntimeError: The weights are those of a detector or segmentor.
         """
+        refuse_other_heads(state_dict, prefix)
         if f'{prefix}conv_stem.weight' in state_dict:
             released = {
                 key.removeprefix(prefix): state_dict.pop(key)
