@@ -385,8 +385,8 @@ def refuse_other_heads(weights: dict[str, Tensor], prefix: str) -> None:
     if others and 'head' not in kinds and not _is_partial.get():
         raise RuntimeError(
             'these weights belong to a detector or segmentor, with '
-            f'{", ".join(others)}, and not to a classifier. To load the backbone: init_cfg=dict('
-            'type="Pretrained", checkpoint=..., prefix="backbone.")'
+            f'{", ".join(others)}, and not to a classifier. To load the backbone: '
+            'init_cfg=dict(type="Pretrained", checkpoint=..., prefix="backbone.")'
         )
 
 

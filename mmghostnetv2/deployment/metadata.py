@@ -6,7 +6,7 @@ reads it.
 
 import json
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,7 @@ from torch import nn
 from ..version import __version__
 from .networks import Detector, find_task, pixel_format
 
-LIBRARIES = dict(
-    classification='mmpretrain', detection='mmdet', segmentation='mmsegmentation'
-)
+LIBRARIES = dict(classification='mmpretrain', detection='mmdet', segmentation='mmseg')
 # Steps of a test pipeline that leave the picture as it is.
 NEUTRAL = ['LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs']
 NEUTRAL += ['PackSegInputs']
@@ -168,7 +166,7 @@ def describe(
         versions={
             'mmghostnetv2': __version__,
             'torch': torch.__version__,
-            library: version(library),
+            library: import_module(library).__version__,
         },
     )
     last: Any = network[-1] if isinstance(network, nn.Sequential) else network

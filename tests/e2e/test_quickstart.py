@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from mmghostnetv2.forks import mim_package
+
 from ..conftest import ROOT
 
 pytest.importorskip('mmdet', reason='needs mmdet')
@@ -57,8 +59,8 @@ def test_quickstart(work_dirs, run_script, tmp_path):
     assert 'pre-training: already finished in work_dirs/short/ghostnetv2_1' in output
     commands = re.findall(r'^\$ (.*)', output, flags=re.MULTILINE)
     assert [command.split()[:3] for command in commands[1:3]] == [
-        ['mim', 'train', 'mmdet'],
-        ['mim', 'test', 'mmdet'],
+        ['mim', 'train', mim_package('mmdet')],
+        ['mim', 'test', mim_package('mmdet')],
     ]
     detector = work_dirs / 'yolov3_ghostnetv2_320_digits'
     # the pre-trained weights arrived in the detector
@@ -67,7 +69,8 @@ def test_quickstart(work_dirs, run_script, tmp_path):
     )
     assert (detector / 'predictions.png').stat().st_size > 10_000
     assert re.search(r'^AP50 +\d\.\d{3}  >= 0\.95$', output, flags=re.MULTILINE)
-    assert 'mim train mmdet configs/yolov3_ghostnetv2_320.py' in output
+    package = mim_package('mmdet')
+    assert f'mim train {package} configs/yolov3_ghostnetv2_320.py' in output
 
 
 @pytest.mark.parametrize(
@@ -79,7 +82,7 @@ def test_quickstart(work_dirs, run_script, tmp_path):
 )
 def test_other_tasks(task, library, folder, metric, work_dirs, run_script):
     output = run_script(*COMMAND, '--task', task)
-    assert f'$ mim test {library} configs/digits/{folder}.py' in output
+    assert f'$ mim test {mim_package(library)} configs/digits/{folder}.py' in output
     assert re.search(f'^{metric}', output, flags=re.MULTILINE)
     assert (work_dirs / folder / 'last_checkpoint').exists()
     assert len([*(work_dirs / folder / 'pictures').rglob('*.png')]) >= 12

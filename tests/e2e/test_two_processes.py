@@ -12,6 +12,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmghostnetv2.forks import mim_package
+
 from ..conftest import ROOT
 
 pytestmark = pytest.mark.skipif(
@@ -160,7 +162,7 @@ def trained(request, mim, openmmlab, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv('PYTHONPATH', str(ROOT))
             launcher = ['--launcher', 'pytorch', '--gpus', '2', '--port', free_port()]
-            mim(*args, *launcher)
+            mim('train', mim_package('mmdet'), *args[2:], *launcher)
     else:
         in_two_processes(openmmlab, *args)
     runner = Runner.from_cfg(Config.fromfile(config))

@@ -17,6 +17,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmghostnetv2.forks import mim_package
+
 from ..conftest import ROOT
 from .conftest import load_tool
 
@@ -26,6 +28,7 @@ pytest.importorskip('sklearn', reason='needs scikit-learn')
 stats = pytest.importorskip('scipy.stats')
 
 TOOL = ROOT / 'tools' / 'analysis_tools' / 'compare_long_range.py'
+MMPRETRAIN = mim_package('mmpretrain')
 V1, V2 = 'ghostnet_110_pairs', 'ghostnetv2_100_pairs'
 
 
@@ -190,7 +193,7 @@ def test_only_what_lacks_the_last_epoch_is_trained(tool, configs, commands, tmp_
     with pytest.raises(RuntimeError, match=f'{V2}/seed_3 lacks the last validation'):
         tool.train(configs, 3, {'some.option': 1}, tmp_path)
     (command,) = commands
-    assert command[:4] == ['mim', 'train', 'mmpretrain', f'configs/digits/{V2}.py']
+    assert command[:4] == ['mim', 'train', MMPRETRAIN, f'configs/digits/{V2}.py']
     assert {'--resume', 'some.option=1', 'randomness.seed=3'} <= set(command)
     assert command[command.index('--work-dir') + 1] == f'{V2}/seed_3'
     write_log(tmp_path / V2 / 'seed_3', 'second', {last: 88.0})
@@ -258,7 +261,7 @@ def test_short_run(run_script, tmp_path):
 
     printed = run_script(TOOL, '--short')
     trained = re.findall(
-        r'^\$ mim train mmpretrain configs/digits/(\w+)', printed, re.M
+        rf'^\$ mim train {MMPRETRAIN} configs/digits/(\w+)', printed, re.M
     )
     assert trained == [V1, V2, V1, V2]
     with (out / 'table.csv').open(newline='') as file:

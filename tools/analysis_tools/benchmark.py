@@ -27,7 +27,7 @@ import shlex
 import sys
 from collections import Counter
 from copy import deepcopy
-from importlib.metadata import version
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -445,7 +445,9 @@ def main(argv=None):
     names = ['benchmark.md', 'benchmark.csv', *args.plots]
     require_free([args.out_dir / name for name in names], args.force)
 
-    machine = describe_machine() | {p: version(p) for p in LIBRARIES if find_spec(p)}
+    machine = describe_machine() | {
+        name: import_module(name).__version__ for name in LIBRARIES if find_spec(name)
+    }
     if args.device == 'cuda':
         machine = {'GPU': torch.cuda.get_device_name()} | machine
     results = measure_all(args)
