@@ -17,4 +17,6 @@ model = dict(
         )
     )
 )
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best='auto'))
+default_hooks = dict(
+    checkpoint=dict(type='SafeCheckpointHook', max_keep_ckpts=3, save_best='auto')
+)

@@ -22,6 +22,7 @@ def _child(root: Registry) -> Registry:
 
 
 MODELS = _child(roots.MODELS)
+FUNCTIONS = _child(roots.FUNCTIONS)
 HOOKS = _child(roots.HOOKS)
 OPTIMIZERS = _child(roots.OPTIMIZERS)
 OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS)

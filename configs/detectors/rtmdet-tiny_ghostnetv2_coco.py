@@ -4,6 +4,12 @@ _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 
 custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)
 
+default_hooks = dict(checkpoint=dict(type='SafeCheckpointHook'))
+# Workers that start at each epoch with torch's seeds let a resumed training be exact.
+train_dataloader = dict(
+    persistent_workers=False, worker_init_fn=dict(type='keep_torch_seeds')
+)
+
 model = dict(
     data_preprocessor=dict(
         mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True

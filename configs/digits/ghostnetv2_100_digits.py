@@ -43,7 +43,10 @@ test_pipeline = [
 train_dataloader = dict(
     batch_size=32,
     num_workers=1,
-    persistent_workers=True,
+    # Workers that start at each epoch with torch's seeds let a resumed training be
+    # exact.
+    persistent_workers=False,
+    worker_init_fn=dict(type='keep_torch_seeds'),
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='CustomDataset',
@@ -87,7 +90,7 @@ param_scheduler = [
 custom_hooks = [dict(type='ChannelsLastHook')]
 default_hooks = dict(
     logger=dict(interval=15),
-    checkpoint=dict(interval=1, max_keep_ckpts=2),
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=2),
     visualization=dict(rescale_factor=3),  # makes the caption legible
 )
 randomness = dict(seed=0)

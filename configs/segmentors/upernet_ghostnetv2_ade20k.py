@@ -7,6 +7,8 @@ _base_ = [
 
 custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)
 
+default_hooks = dict(checkpoint=dict(type='SafeCheckpointHook'))
+
 model = dict(
     backbone=dict(
         type='GhostNetV2',

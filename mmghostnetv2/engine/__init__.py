@@ -6,12 +6,15 @@
 from .channels_last_hook import ChannelsLastHook
 from .gloo_runner import GlooRunner
 from .optimizers import gpu_amp_optim_wrapper, rmsprop_tf
+from .safe_checkpoint_hook import SafeCheckpointHook, keep_torch_seeds
 from .schedulers import TimmStepLR
 
 __all__ = [
     'ChannelsLastHook',
     'GlooRunner',
+    'SafeCheckpointHook',
     'TimmStepLR',
     'gpu_amp_optim_wrapper',
+    'keep_torch_seeds',
     'rmsprop_tf',
 ]

@@ -1,11 +1,13 @@
-"""Checkpoints that survive a kill at any moment, and trainings that go on exactly."""
+"""Checkpoints that a kill at any moment does not harm, and trainings that go on."""
 
 import os
+import random
 import socket
-import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
@@ -15,31 +17,37 @@ from ..registry import FUNCTIONS, HOOKS, register
 
 try:
     import fcntl
-except ModuleNotFoundError:  # not on Windows, where nothing is locked
+except ModuleNotFoundError:  # on Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 BACKEND = 'mmghostnetv2'
+UNFINISHED = '.unfinished-'
 
 
 class AtomicBackend(LocalBackend):
-    """mmengine's files on disk, which appear under their names when they are complete."""
+    """mmengine's files on disk, which appear under their names when complete."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write a file beside the path, and give it its name when it is on the disk."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix='.unfinished-', suffix='.pth', delete=False
-        ) as file:
-            try:
+        unfinished = path.with_name(UNFINISHED + path.name)
+        try:
+            with unfinished.open('wb') as file:
                 file.write(obj)
                 file.flush()
                 os.fsync(file.fileno())
-                os.chmod(file.name, 0o666 & ~_umask())
-                os.replace(file.name, path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        """Write a text as :meth:`put` does."""
+        self.put(obj.encode(encoding), filepath)
+
+
+register_backend(BACKEND, AtomicBackend)
 
 
 class _DelayedRemovals(LocalBackend):
@@ -52,64 +60,57 @@ class _DelayedRemovals(LocalBackend):
     def remove(self, filepath: str | Path) -> None:
         self.paths.append(Path(filepath))
 
-    def carry_out(self, kept: set[Path]) -> None:
+    def carry_out(self) -> None:
         for path in self.paths:
-            if path not in kept:
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         self.paths.clear()
-
-
-register_backend(BACKEND, AtomicBackend)
 
 
 @register(FUNCTIONS)
 def keep_torch_seeds(worker_id: int) -> None:
     """Leave the random numbers of a data loader's worker as torch seeds them.
 
-    As ``worker_init_fn``. torch draws the seeds from the random state of the training,
+    A ``worker_init_fn``. torch draws the seeds from the random state of the training,
     which :class:`SafeCheckpointHook` resumes. mmengine's own function gives a worker
-    the same seed at each start, so that with ``persistent_workers=False`` all epochs
-    have the same augmentations.
+    the same seed at each start, so that with ``persistent_workers=False`` each epoch
+    has the augmentations of the first one.
     """
 
 
 @register(HOOKS)
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's CheckpointHook, of which a kill at any moment loses nothing.
+    """mmengine's CheckpointHook, where a kill at any moment loses no finished epoch.
 
-    - A checkpoint appears under its name when it is complete. Only then are older ones
-      removed, of ``max_keep_ckpts`` and ``save_best``.
-    - ``--resume`` takes the newest checkpoint that can be read, if the one that
-      ``last_checkpoint`` names is missing or cannot, and says so.
-    - The random states of Python, numpy and torch are saved and resumed, in a single
-      process. An epoch then is the same as without an interruption, bit by bit, if
-      the workers of the data loader start at each epoch with torch's seeds:
-      ``persistent_workers=False, worker_init_fn=dict(type='keep_torch_seeds')``, or
-      ``num_workers=0``. In a training by iterations the workers may also persist.
+    - A checkpoint appears under its name when it is complete. Only then are the older
+      ones removed, those beyond ``max_keep_ckpts`` and the previous best.
+    - ``--resume`` takes the newest checkpoint that can be read, if ``last_checkpoint``
+      names none or an older one, and says so.
+    - The random states of Python, numpy and torch are resumed, in a single process.
+      The next epoch is then bit by bit what it would have been, if the workers of the
+      data loader start with torch's seeds at each epoch
+      (``persistent_workers=False, worker_init_fn=dict(type='keep_torch_seeds')``), or
+      if there are none. In a training by iterations it is so with workers and a seed,
+      ``randomness=dict(seed=0)``.
     - A second training in the same folder is refused (not on Windows).
 
     Args:
-        kwargs: As in mmengine's CheckpointHook; ``out_dir`` and ``backend_args`` may
-            not be set, since only files of this machine are written that way.
-
-    Raises:
-        TypeError: ``out_dir`` or ``backend_args`` is given.
+        kwargs: As in mmengine's CheckpointHook, without ``out_dir`` and
+            ``backend_args``, because checkpoints are files in the ``work_dir``.
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        for name in ('out_dir', 'backend_args', 'file_client_args'):
-            if kwargs.get(name) is not None:
-                raise TypeError(
-                    f'SafeCheckpointHook writes into the work_dir, and takes no {name}: '
-                    "use mmengine's CheckpointHook"
-                )
-            kwargs.pop(name, None)
-        super().__init__(backend_args=dict(backend=BACKEND), **kwargs)
-        self._random_state: dict | None = None
+        super().__init__(**kwargs, backend_args=dict(backend=BACKEND))
+        self._random_state: dict[str, Any] | None = None
         self._resumes = False
 
+    # ---- resuming
+
     def before_run(self, runner: Runner) -> None:
-        """Let ``last_checkpoint`` name a file that can be read, if it will be resumed."""
+        """Let ``last_checkpoint`` name the checkpoint that will be resumed.
+
+        Raises:
+            RuntimeError: There are checkpoints, but none can be read.
+        """
         self._resumes = bool(runner.cfg.get('resume'))
         if self._resumes and not runner.cfg.get('load_from') and is_main_process():
             self._mend_last_checkpoint(runner)
@@ -118,44 +119,71 @@ class SafeCheckpointHook(CheckpointHook):
     def _mend_last_checkpoint(self, runner: Runner) -> None:
         folder = Path(runner.work_dir)
         pointer = folder / 'last_checkpoint'
-        named = pointer.read_text().strip() if pointer.exists() else ''
-        found = sorted(
-            folder.glob(self.filename_tmpl.format('*')), key=os.path.getmtime
-        )
-        for path in filter(None, [named, *map(str, reversed(found))]):
+        named = Path(pointer.read_text().strip() if pointer.exists() else '')
+        found = {*folder.glob(self.filename_tmpl.format('*'))}
+        if named.is_file():
+            found.add(named)
+        # Not by their numbers: there may be files of an earlier, longer training. And
+        # a kill may have come after a file was written and before it was named.
+        newest_first = sorted(found, key=os.path.getmtime, reverse=True)
+        for path in newest_first:
             try:
-                CheckpointLoader.load_checkpoint(path, 'cpu')
+                CheckpointLoader.load_checkpoint(str(path), 'cpu')
             except Exception as error:
-                runner.logger.warning('not resumed: %s', error)
+                runner.logger.warning(f'cannot resume: {error}')
                 continue
             if path != named:
                 runner.logger.warning(
-                    '%s names %s; resuming the newest checkpoint that can be read, %s',
-                    pointer, named or 'no file', path,
-                )  # fmt: skip
-                AtomicBackend().put(path.encode(), pointer)
+                    f'{pointer} does not name the newest checkpoint that can be read, '
+                    f'{path}, which is resumed'
+                )
+                AtomicBackend().put_text(str(path), pointer)
             return
-        if named:
+        if found:
             raise RuntimeError(
-                f'no checkpoint in {folder} can be read, the reasons are above: remove '
-                'the folder to start anew'
+                f'none of the checkpoints in {folder} can be read, the reasons are '
+                'above: move them away to start anew'
             )
+        pointer.unlink(missing_ok=True)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take the random state and the sampler's seed, if the training is resumed."""
+        if self._resumes and get_world_size() == 1:
+            self._random_state = checkpoint.get('random_state')
+            seed = checkpoint.get('meta', {}).get('seed')
+            if seed is not None:
+                runner.train_dataloader.sampler.seed = seed
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Go on with the random numbers of the saved state."""
+        self._go_on()
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Go on with the random numbers of the saved state, after a validation."""
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._random_state is not None:
+            _set_random_state(self._random_state)
+            self._random_state = None
+
+    # ---- saving
 
     def before_train(self, runner: Runner) -> None:
-        """Keep other trainings out of the folder, and tidy what a killed one left."""
-        super().before_train(runner)
-        self.file_backend = self._removals = _DelayedRemovals()
-        if is_main_process():
-            self._lock(Path(runner.work_dir))
-            for path in Path(runner.work_dir).glob('.unfinished-*'):
-                path.unlink()
-
-    def _lock(self, folder: Path) -> None:
-        """Lock the folder until the process ends, however it ends.
+        """Keep other trainings out of the folder, and tidy what a killed one left.
 
         Raises:
             RuntimeError: Another process trains there.
         """
+        super().before_train(runner)
+        self.file_backend = self._removals = _DelayedRemovals()
+        if is_main_process():
+            self._lock(Path(runner.work_dir))
+            for path in Path(runner.work_dir).glob(f'{UNFINISHED}*'):
+                path.unlink()
+
+    def _lock(self, folder: Path) -> None:
+        """Lock the folder until the process ends, however it ends."""
         if fcntl is None:
             return
         self._lock_file = (folder / '.training.lock').open('a+')
@@ -164,40 +192,55 @@ class SafeCheckpointHook(CheckpointHook):
         except OSError as error:
             self._lock_file.seek(0)
             raise RuntimeError(
-                f'a training already runs in {folder}: {self._lock_file.read()}. Wait '
+                f'another training runs in {folder}, {self._lock_file.read()}: wait '
                 'for its end, stop it, or choose another --work-dir'
             ) from error
         self._lock_file.truncate(0)
         self._lock_file.write(f'process {os.getpid()} on {socket.gethostname()}')
         self._lock_file.flush()
 
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Go on with the random numbers of the resumed training."""
-        if self._random_state is not None:
-            _set_random_state(self._random_state)
-            self._random_state = None
-
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add the random state."""
-        if get_world_size() == 1:
-            checkpoint['random_state'] = _random_state()
+        """Add the random state, the same one until the training goes on.
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take the random state, if the training is resumed."""
-        if self._resumes and get_world_size() == 1:
-            self._random_state = checkpoint.get('random_state')
+        A validation that follows draws random numbers, too. A resumed training does
+        not repeat it.
+        """
+        if get_world_size() == 1:
+            self._random_state = self._random_state or _get_random_state()
+            checkpoint['random_state'] = self._random_state
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Save as mmengine does, and then remove what is superseded."""
+        """Save, and then remove what is superseded."""
         super().after_train_epoch(runner)
-        self._removals.carry_out(self._kept())
+        self._removals.carry_out()
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Save as mmengine does, and then remove what is superseded."""
+        """Save, and then remove what is superseded."""
         super().after_train_iter(runner, *args, **kwargs)
-        self._removals.carry_out(self._kept())
+        self._removals.carry_out()
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
-        """Save the best as mmengine does, and then remove what is superseded."""
+        """Save the best, and then remove what is superseded."""
         super().after_val_epoch(runner, metrics)
-        self._removals.carry_out(self._kept())
+        if self.save_best:
+            self._removals.carry_out()
+
+
+def _get_random_state() -> dict[str, Any]:
+    """Return the states of all generators, in types that are loaded weights-only."""
+    numbers: Any = np.random.get_state()
+    return {
+        'python': random.getstate(),
+        'numpy': [numbers[0], numbers[1].tolist(), *numbers[2:]],
+        'torch': torch.get_rng_state(),
+        'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state['python'])
+    np.random.set_state(tuple(state['numpy']))
+    # mmengine loads a checkpoint to the GPU when it resumes.
+    torch.set_rng_state(state['torch'].cpu())
+    if len(state['cuda']) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([each.cpu() for each in state['cuda']])

@@ -88,7 +88,10 @@ train_dataloader = dict(
     batch_size=128,
     drop_last=True,
     num_workers=8,
-    persistent_workers=True,
+    # Workers that start at each epoch with torch's seeds let a resumed training be
+    # exact.
+    persistent_workers=False,
+    worker_init_fn=dict(type='keep_torch_seeds'),
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type=dataset_type, data_root=data_root, split='train', pipeline=train_pipeline
