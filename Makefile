@@ -38,7 +38,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONWARNINGS ?= ignore:pkg_resources is deprecated as an API:UserWarning
 
 .DEFAULT_GOAL := help
-.PHONY: help setup litert quickstart check test ci lint clean clean-all
+.PHONY: help setup doctor litert quickstart check test ci lint clean clean-all
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,11 @@ setup:  ## build .venv, or what is missing from it (PYTHON=, STACK=onedl, OPS=co
 	'PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@$(PYTHON) tools/setup_env.py --venv $(VENV) $(if $(STACK),--stack $(STACK)) $(if $(OPS),--ops $(OPS)) \
 	$(if $(TORCH),--torch $(TORCH))
+
+# It does not wait for `setup`, because it must also run where that fails.
+doctor:  ## say what is wrong with the environment, and how to mend it (ARGS=--json)
+	@test -x $(VENV)/bin/python || { echo 'error: no $(VENV): make setup' >&2; exit 1; }
+	@$(VENV)/bin/python -m mmghostnetv2.doctor $(ARGS)
 
 litert: setup  ## build the environment that converts to LiteRT, outside the checkout
 	@$(PYTHON) tools/setup_env.py --litert

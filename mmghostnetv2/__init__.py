@@ -13,11 +13,19 @@ A config needs only
 """
 
 import re
+import sys
 import warnings
 from importlib import import_module
 from importlib.util import find_spec
 
 from .version import __version__
+
+# `python -m mmghostnetv2.doctor` imports this package first. It must also start where
+# torch, mmengine or mmcv is missing or broken, so it runs before they are imported.
+if 'mmghostnetv2.doctor' in sys.orig_argv and sys.argv[0] == '-m':
+    from .doctor import main
+
+    sys.exit(main())
 
 # torch 2.6 is the first release that loads weights-only by default.
 MINIMUM_VERSIONS = {'torch': '2.6.0', 'mmengine': '0.10.4', 'mmcv': '2.0.0'}
