@@ -381,7 +381,7 @@ def refuse_other_heads(weights: dict[str, Tensor], prefix: str) -> None:
             classifier's.
     """
     kinds = {key.removeprefix(prefix).partition('.')[0] for key in weights}
-    others = sorted(kind for kind in kinds if kind.endswith('_head'))
+    others = sorted(k for k in kinds if k.endswith('_head') and k != 'conv_head')
     if others and 'head' not in kinds and not _is_partial.get():
         raise RuntimeError(
             'these weights belong to a detector or segmentor, with '

@@ -5,6 +5,7 @@ Both can be programs. Here, each of them is restricted to data.
 """
 
 import ast
+import copyreg
 import pickle
 import sys
 from typing import Any
@@ -13,17 +14,51 @@ import numpy as np
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
+
+class _HistoryBuffer(HistoryBuffer):
+    """Replaces mmengine's HistoryBuffer during unpickling, and is pickled as one.
+
+    The file cannot call it, because numpy would allocate what nested lists ask for, and
+    cannot give it other attributes or statistics than mmengine's.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise pickle.UnpicklingError('log buffers are only loaded with their values')
+
+    def __setstate__(self, state: Any) -> None:
+        self._set_default_statistics()
+        for name in ('max_length', '_log_history', '_count_history'):
+            setattr(self, name, state[name])
+
+    def __reduce__(self) -> Any:
+        return copyreg.__newobj__, (HistoryBuffer,), self.__getstate__()  # type: ignore
+
+
+class _OneCycle:
+    """Replaces mmengine's OneCycleParamScheduler, of which only methods are pickled."""
+
+    def __init__(self) -> None:
+        raise pickle.UnpicklingError('a schedule is not what mmengine saves')
+
+
 # mmengine's objects refer to these methods, which are pickled as getattr(class, name).
-_METHODS: dict[type, tuple[str, ...]] = {
-    HistoryBuffer: ('min', 'max', 'mean', 'current'),
-    OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
+_METHODS: dict[type, dict[str, Any]] = {
+    _HistoryBuffer: {
+        name: getattr(HistoryBuffer, name) for name in ('min', 'max', 'mean', 'current')
+    },
+    _OneCycle: {
+        name: getattr(OneCycleParamScheduler, name)
+        for name in ('_annealing_cos', '_annealing_linear')
+    },
 }
 
 
 def _pickled_method(obj: Any, name: str):
     """Replace ``getattr`` during unpickling, for the methods in ``_METHODS`` alone."""
-    if isinstance(obj, type) and name in _METHODS.get(obj, ()):
-        return getattr(obj, name)
+    if isinstance(obj, type) and isinstance(name, str):
+        method = _METHODS.get(obj, {}).get(name)
+        if method is not None:
+            return method
     raise pickle.UnpicklingError(
         f'the checkpoint asks for attribute {name!r} of {obj!r}, which mmengine never '
         'saves'
@@ -84,6 +119,10 @@ def _scalar(dtype: _Dtype, data: bytes) -> Any:
     return number
 
 
+def _name(cls: type) -> str:
+    return f'{cls.__module__}.{cls.__qualname__}'
+
+
 def training_objects() -> list[Any]:
     """List what mmengine's trainings save beside weights, for weights-only loading.
 
@@ -91,7 +130,8 @@ def training_objects() -> list[Any]:
     and 2 name the functions that rebuild arrays differently; both names are listed.
     """
     allowed: list[Any] = [
-        *_METHODS,
+        (_HistoryBuffer, _name(HistoryBuffer)),
+        (_OneCycle, _name(OneCycleParamScheduler)),
         (_pickled_method, 'builtins.getattr'),
         (_Dtype, 'numpy.dtype'),
         (_Array, 'numpy.ndarray'),

@@ -119,9 +119,11 @@ def test_safetensors(peer, tmp_path):
 @pytest.mark.parametrize('strangers', ['neck.weight', 'ema_conv_stem.weight'])
 def test_other_files_are_left_alone(strangers, peer, tmp_path):
     """Own checkpoints, for example; what does not fit is an error where strict."""
-    torch.save({strangers: torch.ones(1)}, tmp_path / 'other.pth')
+    model = get_model(CONFIG)
+    weights = model.state_dict() | {strangers: torch.ones(1)}
+    torch.save(weights, tmp_path / 'other.pth')
     with pytest.raises(RuntimeError, match=f'unexpected key.*{strangers}'):
-        load_checkpoint(get_model(CONFIG), str(tmp_path / 'other.pth'), strict=True)
+        load_checkpoint(model, str(tmp_path / 'other.pth'), strict=True)
 
 
 def test_fine_tuning_with_other_classes(peer, tmp_path, capsys):

@@ -113,6 +113,7 @@ def test_deeplabv3_mobilenetv2_is_mmsegs():
     peer = 'mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb4-160k_ade20k-512x512.py'
     expected, config = load_mmsegs(peer), load('deeplabv3_mobilenetv2_ade20k')
     assert config.pop('custom_imports').imports == ['mmghostnetv2']
+    assert config.model.pop('_scope_') == 'mmseg'
     assert dict(config.items()) == dict(expected.items())
     build(config.default_scope, config.model)
 
@@ -143,12 +144,14 @@ def test_segmentors_are_mmsegs_but_for_the_backbone(name, peer):
     for each in config, expected:
         for key in 'custom_imports', 'channels':
             each.pop(key, None)
-        for key in 'pretrained', 'backbone':
-            each.model.pop(key)
+        for key in 'pretrained', 'backbone', '_scope_':
+            each.model.pop(key, None)
         for key in 'neck', 'decode_head', 'auxiliary_head':
             part = each.model.setdefault(key, None) or {}
             for channels in own:
                 part.pop(channels, None)
+    assert config.default_hooks.checkpoint.pop('type') == 'SafeCheckpointHook'
+    expected.default_hooks.checkpoint.pop('type')
     assert dict(config.items()) == dict(expected.items())
 
 

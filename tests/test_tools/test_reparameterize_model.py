@@ -48,7 +48,7 @@ def trained(tmp_path):
         model = randomize_norms(fix_regions(init_model(cfg)))
         path, weights = tmp_path / 'source.py', tmp_path / 'source.pth'
         cfg.dump(path)
-        meta = {'epoch': 3, 'dataset_meta': {'classes': classes}, 'cfg': 'old'}
+        meta = {'epoch': 3, 'dataset_meta': {'classes': classes}, 'cfg': 'old = 1'}
         torch.save({'meta': meta, 'state_dict': model.state_dict()}, weights)
         return str(path), str(weights)
 

@@ -11,6 +11,7 @@ data_preprocessor = dict(
     size=(512, 512),
 )
 model = dict(
+    _scope_='mmseg',  # builds the model where another library is the default scope, too
     type='EncoderDecoder',
     data_preprocessor=data_preprocessor,
     pretrained=None,
