@@ -25,6 +25,14 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 SUFFIXES = {'.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 PILLOW_MODES = {mode.name.lower(): mode for mode in Image.Resampling}
+# Modes of pictures that Pillow and OpenCV, which OpenMMLab uses, decode differently, or
+# that OpenCV does not decode.
+UNKNOWN_MODES = {
+    'F': 'floating-point numbers',
+    'I': '32-bit integers',
+    'LAB': 'the colour space L*a*b*',
+}
+BITS_PER_SAMPLE = 258  # number of this tag in TIFF files
 # Keys that a description must have, and those that depend on prepare['resize'].
 KEYS = 'task', 'output', 'outputs', 'input', 'prepare', 'classes', 'palette'
 INPUT_KEYS = 'shape', 'dynamic', 'preprocess', 'rgb', 'mean', 'std'
@@ -190,9 +198,24 @@ def open_model(path, threads=0):
 
 
 def read_image(path):
-    """Read a picture as RGB, rotated as its EXIF data say."""
-    with Image.open(path) as image:
-        return ImageOps.exif_transpose(image).convert('RGB')
+    """Read a picture as RGB, as OpenCV does, rotated as its EXIF data say.
+
+    Raises:
+        ValueError: OpenCV does not read such pictures, or reads other colours.
+    """
+    with Image.open(path) as file:
+        image, kind = ImageOps.exif_transpose(file), file.format
+    # Older versions of Pillow give 16-bit PNG files the mode I.
+    if image.mode.startswith('I;16') or (image.mode == 'I' and kind in ('PNG', 'PPM')):
+        # OpenCV keeps the high byte, and Pillow's convert would clip at 255.
+        image = Image.fromarray((np.asarray(image) >> 8).astype('u1'))
+    if image.mode in UNKNOWN_MODES:
+        what = UNKNOWN_MODES[image.mode]
+        raise ValueError(f'the picture has {what}: save it as 8-bit RGB')
+    if kind == 'TIFF' and image.mode == 'RGBA' and file.tag_v2[BITS_PER_SAMPLE][0] == 8:
+        # OpenCV multiplies the colours of these files by the opacity.
+        return Image.merge('RGB', image.convert('RGBa').split()[:3])
+    return image.convert('RGB')
 
 
 def resize_as_opencv(image, size):
