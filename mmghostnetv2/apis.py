@@ -57,6 +57,24 @@ def read_config(name: str | Path) -> Config:
     return Config.fromfile(name if Path(name).is_file() else config_path(str(name)))
 
 
+def change_config(config: Config, options: dict | None) -> None:
+    """Change a config in place by options such as ``{'model.head.num_classes': 3}``.
+
+    Raises:
+        ValueError: The options do not fit the config; the error names them.
+    """
+    try:
+        config.merge_from_dict(options or {})
+    except Exception as error:  # mmengine raises KeyError, TypeError and others
+        raise ValueError(f'cannot change the config by {options}: {error}') from error
+
+
+def require_model(config: Config) -> None:
+    """Raise a ValueError if a config has no model."""
+    if not isinstance(config.get('model'), dict):
+        raise ValueError(f'{config.filename} has no model: it needs model = dict(...)')
+
+
 def init_model(
     config: str | Path | Config,
     checkpoint: str | None = None,
@@ -78,15 +96,17 @@ def init_model(
         nn.Module: The model in eval mode; its config is ``cfg``.
 
     Raises:
-        ValueError: There is no such config, or the checkpoint belongs to a different
-            network: parameters are missing, left over or of a different shape.
+        ValueError: There is no such config, it has no model, or the checkpoint belongs
+            to a different network: parameters are missing, left over or of a different
+            shape.
         FileNotFoundError: There is no such checkpoint.
         RuntimeError: The checkpoint cannot be read.
     """
     if not isinstance(config, Config):
         config = read_config(config)
     cfg = config.copy()
-    cfg.merge_from_dict(cfg_options or {})
+    change_config(cfg, cfg_options)
+    require_model(cfg)
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     model_cfg = cfg.model.copy()
     if 'data_preprocessor' in cfg:

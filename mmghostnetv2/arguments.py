@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from torch import nn
 
-from .apis import read_config
+from .apis import change_config, init_model, read_config, require_model
+from .checkpoint import read_weights
 
 # The messages of these errors are clear alone. Others are shown with the error's type.
 READABLE = (ValueError, OSError, RuntimeError, ImportError)
@@ -36,6 +38,20 @@ class _ShapeAction(argparse.Action):
         setattr(namespace, self.dest, (values[0], values[-1]))
 
 
+class _OptionsAction(DictAction):
+    """Reads ``--cfg-options KEY=VALUE ...``; other text is a wrong argument."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        for text in values:
+            key, _, value = text.partition('=')
+            try:
+                if not (value and all(key.split('.'))):
+                    raise ValueError('must be KEY=VALUE, such as model.head.loss=None')
+                super().__call__(parser, namespace, [text], option_string)
+            except Exception as error:  # mmengine asserts that brackets are balanced
+                parser.error(f'argument {option_string}: {text}: {error}')
+
+
 def make_parser(doc: str) -> argparse.ArgumentParser:
     """Make the parser of a tool; its help begins with ``doc``, the docstring."""
     return _Parser(doc)
@@ -55,6 +71,14 @@ def at_least(low: int) -> Callable[[str], int]:
 
 
 positive_int = at_least(1)
+
+
+def share(text: str) -> float:
+    """Read a number from 0 to 1, as a ``type`` for add_argument."""
+    number = float(text)  # argparse reports what is not a number
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f'must be from 0 to 1, got {text}')
+    return number
 
 
 Integers = Mapping[str, tuple[int | None, int, str]]
@@ -95,7 +119,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_OptionsAction,
         default={},
         metavar='KEY=VALUE',
         help='changes of the config, such as model.backbone.widen_factor=1.3',
@@ -110,8 +134,19 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     with named_errors(args.config):
         cfg = read_config(args.config)
-        cfg.merge_from_dict(args.cfg_options)
+        change_config(cfg, args.cfg_options)
     return cfg
+
+
+def load_model(args: argparse.Namespace) -> nn.Module:
+    """Build the model given by the arguments of :func:`add_config`, with its weights.
+
+    Raises:
+        RuntimeError: Config or checkpoint is missing or invalid; the message names it.
+    """
+    config = load_config(args)
+    with named_errors(args.config):
+        return init_model(config, args.checkpoint)
 
 
 def add_runner(parser: argparse.ArgumentParser, checkpoint: str | None) -> None:
@@ -127,9 +162,19 @@ def add_runner(parser: argparse.ArgumentParser, checkpoint: str | None) -> None:
     add('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)
 
 
-def runner_config(args: argparse.Namespace) -> Config:
-    """Read the config of :func:`load_config` and set its launcher and its work_dir."""
+def runner_config(args: argparse.Namespace, checkpoint: str | None) -> Config:
+    """Read the config of :func:`load_config` and set its launcher and its work_dir.
+
+    Raises:
+        FileNotFoundError, OSError, RuntimeError: The config has no model, or the
+            checkpoint cannot be read. A runner would notice it only after it has begun
+            its logs and read the data.
+    """
     cfg = load_config(args)
+    require_model(cfg)
+    # Processes that are not connected yet would all download the same file.
+    if checkpoint and args.launcher == 'none':
+        read_weights(checkpoint)
     cfg.launcher = args.launcher
     default = cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
     cfg.work_dir = args.work_dir or default
@@ -193,7 +238,14 @@ def named_errors(source: object) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise RuntimeError(f'{source}: {type(error).__name__}: {error}') from error
+        message = f'{source}: {type(error).__name__}: {_message(error)}'
+        raise RuntimeError(message) from error
+
+
+def _message(error: Exception) -> str:
+    """Return an error's message without the traceback of a worker of a DataLoader."""
+    text, _, traceback = str(error).strip().partition('Original Traceback')
+    return traceback.splitlines()[-1] if traceback else text
 
 
 def run_tool(main: Callable[[], int | None]) -> None:
@@ -211,7 +263,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
     except Exception as error:
         if os.environ.get('MMGHOSTNETV2_DEBUG'):
             traceback.print_exc()
-        message = ' '.join(str(error).split())
+        message = ' '.join(_message(error).split())
         if not message or not isinstance(error, READABLE):
             message = f'{type(error).__name__}: {message}'
             message += ' (MMGHOSTNETV2_DEBUG=1 shows where)'

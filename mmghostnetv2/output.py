@@ -1,5 +1,6 @@
 """Output of the tools: files that appear only when complete, tables, and progress."""
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ from rich.console import Console
 from rich.progress import track
 
 T = TypeVar('T')
+# Their messages name no file. EFBIG is that of a limit on the size of files.
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 LOG_SECONDS = 30  # time between two lines of progress in a log
 
 
@@ -25,11 +28,14 @@ def require_free(paths: Iterable[Path], force: bool) -> None:
 
     Raises:
         FileExistsError: A file exists and ``force`` is false.
-        OSError: A path is a folder, or its own folder is a file or cannot be written.
+        OSError: A path is no file, or its own folder is a file or cannot be written.
     """
     for path in paths:
         if path.is_dir():
             raise IsADirectoryError(f'{path} is a folder')
+        if path.exists() and not path.is_file():
+            # Moving a complete file there would remove a device such as /dev/null.
+            raise OSError(f'{path} is not a regular file')
         if path.exists() and not force:
             raise FileExistsError(f'{path} exists; --force overwrites it')
         folder = next(p for p in path.absolute().parents if p.exists())
@@ -48,7 +54,7 @@ def written(out: Path) -> Iterator[Path]:
     temporary is left. The parent folder of ``out`` is created if it is missing.
 
     Raises:
-        OSError: The parent folder cannot be created or written to.
+        OSError: The parent folder cannot be created or written to, or the disk is full.
     """
     target = out.parent
     made = [folder for folder in (target, *target.parents) if not folder.exists()]
@@ -64,10 +70,12 @@ def written(out: Path) -> Iterator[Path]:
                 if path.is_dir() and old.exists():
                     old.rename(path.with_name('.replaced'))
                 path.replace(old)
-    except BaseException:
+    except BaseException as error:
         for folder in made:
             with suppress(OSError):  # it does not exist or is not empty
                 folder.rmdir()
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise OSError(f'{out} cannot be written: {error.strerror}') from error
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -35,6 +35,14 @@ def test_a_failure_leaves_no_file_and_no_folder(tmp_path, error):
     assert (tmp_path / 'a.txt').read_text() == 'old'
 
 
+def test_a_full_disk_is_named(tmp_path):
+    out = tmp_path / 'new' / 'a.txt'
+    full = pytest.raises(OSError, match='a.txt cannot be written: No space left on')
+    with full, written(out), open('/dev/full', 'w') as file:
+        file.write('half')
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_terminated_tool_leaves_no_file_and_no_folder(tmp_path, run_script):
     """In a process of its own, because a signal can end the one that runs the tests."""
     script, out = tmp_path / 'tool.py', tmp_path / 'out'

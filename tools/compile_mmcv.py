@@ -308,5 +308,8 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == '__main__':
     try:
         main()
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        sys.exit(130)
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f'error: {error}')

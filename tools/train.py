@@ -6,7 +6,13 @@ Example:
 
 from mmengine.registry import RUNNERS
 
-from mmghostnetv2.arguments import add_runner, make_parser, run_tool, runner_config
+from mmghostnetv2.arguments import (
+    add_runner,
+    make_parser,
+    named_errors,
+    run_tool,
+    runner_config,
+)
 
 
 def main(argv=None):
@@ -20,7 +26,7 @@ def main(argv=None):
     add('--auto-scale-lr', action='store_true', help=text)
     args = parser.parse_args(argv)
 
-    cfg = runner_config(args)
+    cfg = runner_config(args, None if args.resume == 'auto' else args.resume)
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
@@ -32,13 +38,16 @@ def main(argv=None):
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    runner = RUNNERS.build(cfg)
-    try:
-        runner.train()
-    except Exception:
-        # Log the traceback, because a failure after hours is hard to reproduce.
-        runner.logger.exception('the training failed')
-        raise
+    with named_errors(args.config):
+        runner = RUNNERS.build(cfg)
+        try:
+            runner.train()
+        except Exception as error:
+            # Log the traceback, because a failure after hours is hard to reproduce. A
+            # missing file or a full disk needs none.
+            if not isinstance(error, OSError):
+                runner.logger.exception('the training failed')
+            raise
 
 
 if __name__ == '__main__':

@@ -3,11 +3,12 @@
 from copy import deepcopy
 from pathlib import Path
 
+import mmcv
 import numpy as np
 import torch
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from .networks import Normalize, find_task, pixel_format
@@ -30,7 +31,7 @@ def sample_pixels(size: tuple[int, int], image: str | Path | None = None) -> np.
     ``size`` is height and width; the picture in the file ``image`` is stretched to it.
 
     Raises:
-        OSError: The file is missing or is not a picture.
+        OSError: The file is missing, or is not a picture that OpenCV reads.
     """
     if image is None:
         rng = np.random.default_rng(0)
@@ -38,9 +39,15 @@ def sample_pixels(size: tuple[int, int], image: str | Path | None = None) -> np.
         blobs = np.asarray(Image.fromarray(small).resize(size[::-1]), np.int16)
         noise = rng.integers(-20, 21, (*size, 3), dtype=np.int16)
         return (blobs + noise).clip(0, 255).astype(np.uint8)
-    with Image.open(image) as file:
-        picture = ImageOps.exif_transpose(file).convert('RGB')
-        return np.asarray(picture.resize(size[::-1]))
+    try:
+        with Image.open(image) as file:
+            file.load()  # raises an error if the file is cut off, unlike OpenCV
+    except OSError as error:
+        raise OSError(f'{image} is not a readable picture: {error}') from error
+    pixels = mmcv.imread(image)  # as in the pipelines of the libraries
+    if pixels is None:
+        raise OSError(f'{image} cannot be read by OpenCV: save it as 8-bit RGB')
+    return np.asarray(Image.fromarray(pixels[..., ::-1]).resize(size[::-1]))
 
 
 def network_input(model: BaseModel, pixels: np.ndarray, preprocess: bool) -> np.ndarray:

@@ -30,6 +30,12 @@ def test_pictures(tmp_path):
     Image.fromarray(pixels).save(path)
     assert (sample_pixels(SIZE, path) == pixels).all()
     assert sample_pixels((5, 7), path).shape == (5, 7, 3)
+    Image.fromarray(pixels[..., 0] * np.uint16(256) + 99).save(path)  # 16-bit
+    assert (sample_pixels(SIZE, path) == pixels[..., :1]).all()
+    path = tmp_path / 'a.tif'
+    Image.fromarray(np.float32(pixels[..., 0])).save(path)
+    with pytest.raises(OSError, match='a.tif cannot be read by OpenCV: save it as'):
+        sample_pixels(SIZE, path)
 
 
 def two_pictures():

@@ -212,6 +212,80 @@ def test_pictures_are_turned_as_the_camera_says(tool, tmp_path):
     assert turned.size == (20, 30) and turned.mode == 'RGB'
 
 
+def make_pictures():
+    """Make a picture in each mode that Pillow can save: {name: (picture, options)}."""
+    rng, (height, width) = np.random.default_rng(0), (37, 50)
+    rgb, alpha = (rng.integers(0, 256, (height, width, n), 'u1') for n in (3, 1))
+    image, alpha = Image.fromarray(rgb), Image.fromarray(alpha[..., 0])
+    pictures = {mode: (image.convert(mode), {}) for mode in ('1', 'L', 'P', 'RGB')}
+    for name in ('L', 'P', 'RGB'):
+        transparent = rgb[0, 0].tolist() if name == 'RGB' else 3
+        options = {'transparency': tuple(transparent) if name == 'RGB' else 3}
+        pictures[f'{name} with transparency'] = image.convert(name), options
+    for mode in ('RGB', 'L', 'P'):
+        picture = image.convert(mode)
+        picture.putalpha(alpha)
+        pictures[picture.mode] = picture, {}
+    pictures['RGBa'] = pictures['RGBA'][0].convert('RGBa'), {}
+    pictures['RGBA, premultiplied'] = pictures['RGBA'][0], {'tiffinfo': {338: 1}}
+    for mode in ('RGBX', 'YCbCr', 'HSV'):
+        pictures[mode] = image.convert(mode), {}
+    inks = rng.integers(0, 256, (height, width, 4), 'u1')
+    pictures['CMYK'] = Image.fromarray(inks, 'CMYK'), {}
+    pictures['LAB'] = Image.merge('LAB', image.split()), {}
+    deep = rng.integers(0, 2**16, (height, width), '<u2')
+    for mode, kind in (('I;16', '<u2'), ('I;16L', '<u2'), ('I;16B', '>u2')):
+        data = deep.astype(kind).tobytes()
+        pictures[mode] = Image.frombytes(mode, (width, height), data), {}
+    pictures['I'] = Image.fromarray(deep.astype('i4')), {}
+    pictures['F'] = Image.fromarray(deep.astype('f4')), {}
+    return pictures
+
+
+# Largest differences where the two decoders round differently: for CMYK, OpenCV divides
+# by 256 and Pillow by 255; for YCbCr, libtiff and Pillow have tables of their own.
+ROUNDING = {('CMYK', 'jpg'): 2, ('CMYK', 'tif'): 1, ('YCbCr', 'tif'): 1}
+
+
+@pytest.mark.parametrize('name', make_pictures())
+def test_pictures_are_read_as_the_library_does(tool, tmp_path, name):
+    """In every format that has the mode; what only one of the two reads is refused."""
+    mmcv = pytest.importorskip('mmcv', reason='the loader of the libraries')
+    (image, options), refused = make_pictures()[name], {}
+    for suffix in ('png', 'tif', 'jpg', 'webp', 'bmp', 'gif', 'pgm'):
+        path = tmp_path / f'a.{suffix}'
+        try:
+            image.save(path, **options)
+        except (OSError, ValueError, KeyError, TypeError):
+            path.unlink(missing_ok=True)  # this format does not have the mode
+            continue
+        theirs = mmcv.imread(path, backend='cv2')  # as in LoadImageFromFile
+        try:
+            ours = tool.read_image(path)
+        except ValueError as error:
+            refused[suffix] = str(error)
+            continue
+        assert ours.mode == 'RGB'
+        difference = np.abs(np.asarray(ours, int) - theirs[..., ::-1])
+        assert difference.max() <= ROUNDING.get((name, suffix), 0), suffix
+    assert list(tmp_path.iterdir())
+    expected = dict(F=['tif', 'pgm'], I=['tif'], LAB=['tif']).get(name, [])
+    assert list(refused) == expected
+    for message in refused.values():
+        assert re.match('the picture has .*: save it as 8-bit RGB', message)
+
+
+@pytest.mark.parametrize(('suffix', 'channels'), [('png', 3), ('png', 4), ('tif', 3)])
+def test_16_bit_colours_are_read_as_the_library_does(tool, tmp_path, suffix, channels):
+    """Pillow takes the high byte; of TIFF files OpenCV divides by 257, and rounds."""
+    cv2 = pytest.importorskip('cv2')
+    path = str(tmp_path / f'a.{suffix}')
+    shape = 40, 30, channels
+    cv2.imwrite(path, np.random.default_rng(0).integers(0, 2**16, shape, 'u2'))
+    ours = np.asarray(tool.read_image(path), int)
+    assert np.abs(ours - cv2.imread(path)[..., ::-1]).max() <= (suffix == 'tif')
+
+
 def test_broken_pictures_are_named_and_the_others_go_on(
     tool, exported, image, tmp_path, capsys
 ):
@@ -406,15 +480,16 @@ def test_folders_that_cannot_be_written_are_named_first(
     path, picture, file = scripted('detection'), twins[0], tmp_path / 'file'
     file.touch()
     locked = tmp_path / 'locked'
+    locked.mkdir()
     # root may write everywhere
     monkeypatch.setattr(tool.os, 'access', lambda path, mode: path != locked)
     monkeypatch.setattr(tool, 'predict', None)
     for options, message in {
-        ('--out-dir', file): f'cannot make the folder {file}: File exists',
-        ('--out-dir', file / 'a'): f'cannot make the folder {file}/a: Not a directory',
-        ('--out-dir', locked): f'cannot write into the folder {locked}',
-        ('--out', file / 'a.json'): f'cannot make the folder {file}: File exists',
-        ('--out', locked / 'a.json'): f'cannot write into the folder {locked}',
+        ('--out-dir', file): f'{file} is not a folder',
+        ('--out-dir', file / 'a'): f'{file} is not a folder',
+        ('--out-dir', locked): f'{locked} cannot be written to',
+        ('--out', file / 'a.json'): f'{file} is not a folder',
+        ('--out', locked / 'a.json'): f'{locked} cannot be written to',
         ('--out', tmp_path): f'{tmp_path} is a folder',
     }.items():
         args = [path, picture, '--out-dir', tmp_path / 'out', *options]

@@ -1,23 +1,15 @@
-"""The command line of every tool: help, exit status, errors and existing files.
+"""The command line of every tool: help, exit status, errors and existing files."""
 
-The tools run in this process, as ``python TOOL ARGS`` does; only imports take long.
-"""
-
-import os
 import re
-import runpy
-import signal
-import sys
 
 import pytest
 
-from ..conftest import ROOT
+from .conftest import TOOLS
 
 pytest.importorskip('mmdet', reason='what the tools import')
 pytest.importorskip('mmpretrain', reason='what the tools import')
 pytest.importorskip('sklearn', reason='what the tools import')
 
-TOOLS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'tools').rglob('*.py'))
 # A file that a tool with --out-dir writes, whatever its arguments are
 FILES = {
     'tools/analysis_tools/benchmark.py': 'benchmark.csv',
@@ -35,33 +27,9 @@ pytestmark = pytest.mark.parametrize('tool', TOOLS)
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a tool; return its exit status and what it printed to stdout and stderr."""
-    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    environ = dict(os.environ)
-
-    def main(tool, *argv):
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, argv)])
-        monkeypatch.syspath_prepend((ROOT / tool).parent)  # as for any script
-        with pytest.raises(SystemExit) as info:
-            runpy.run_path(str(ROOT / tool), run_name='__main__')
-        out, err = capsys.readouterr()
-        if isinstance(info.value.code, str):
-            return 1, out, err + info.value.code
-        return info.value.code or 0, out, err
-
-    yield main
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    os.environ.clear()
-    os.environ.update(environ)
-
-
-@pytest.fixture
-def required(run, tool, tmp_path):
+def required(run_here, tool, tmp_path):
     """Return the arguments that the tool requires; no file that they name exists."""
-    usage = re.search(r'usage: \S+ (.*?)\n\n', run(tool, '--help')[1], re.S)[1]
+    usage = re.search(r'usage: \S+ (.*?)\n\n', run_here(tool, '--help')[1], re.S)[1]
     optional = r'\[[^][]*\]'
     while re.search(optional, usage):
         usage = re.sub(optional, '', usage)
@@ -77,9 +45,9 @@ def required(run, tool, tmp_path):
     return argv
 
 
-def test_help(run, tool):
+def test_help(run_here, tool):
     """What the tool does in a sentence, and an example that can be pasted."""
-    status, text, _ = run(tool, '--help')
+    status, text, _ = run_here(tool, '--help')
     assert status == 0
     doc = re.sub(r'usage:.*?\n\n', '', text, flags=re.S)
     doc = re.split(r'^(?:positional arguments|options):', doc, flags=re.M)[0]
@@ -91,31 +59,31 @@ def test_help(run, tool):
     assert max(map(len, doc)) <= 88
 
 
-def test_an_unknown_argument_is_an_error_of_the_caller(run, tool, required):
-    status, out, err = run(tool, *required, '--no-such-option')
+def test_an_unknown_argument_is_an_error_of_the_caller(run_here, tool, required):
+    status, out, err = run_here(tool, *required, '--no-such-option')
     assert (status, out) == (2, '')
     assert 'unrecognized arguments: --no-such-option' in err.splitlines()[-1]
 
 
 def test_a_missing_file_is_named_in_one_line(
-    run, tool, required, tmp_path, monkeypatch
+    run_here, tool, required, tmp_path, monkeypatch
 ):
     inputs = [x for x in map(str, required) if re.search('missing_(?!FILE)', x)]
     if not inputs:
         pytest.skip('it takes no input')
     monkeypatch.delenv('MMGHOSTNETV2_DEBUG', raising=False)
-    status, _, err = run(tool, *required)
+    status, _, err = run_here(tool, *required)
     assert status == 1 and 'Traceback' not in err
     assert re.match(r'error: .*missing_', err.splitlines()[-1]), err
     assert not list(tmp_path.iterdir())
     monkeypatch.setenv('MMGHOSTNETV2_DEBUG', '1')
-    status, _, err = run(tool, *required)
+    status, _, err = run_here(tool, *required)
     assert status == 1 and 'Traceback' in err
     assert re.match(r'error: .*missing_', err.splitlines()[-1]), err
 
 
-def test_existing_files_are_refused_before_the_work(run, tool, required, tmp_path):
-    text = run(tool, '--help')[1]
+def test_existing_files_are_refused_before_the_work(run_here, tool, required, tmp_path):
+    text = run_here(tool, '--help')[1]
     option = re.search(r'^ +(--out(?:-dir)?) (\S+)', text, re.M)
     if not option or tool in TESTED_APART:
         pytest.skip('it writes no files of known names')
@@ -127,7 +95,7 @@ def test_existing_files_are_refused_before_the_work(run, tool, required, tmp_pat
         out = tmp_path / FILES[tool]
         required += ['--out-dir', tmp_path]
     out.touch()
-    status, _, err = run(tool, *required)
+    status, _, err = run_here(tool, *required)
     assert status == 1
     assert f'{out} exists; --force overwrites it' in err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == [out] and out.stat().st_size == 0

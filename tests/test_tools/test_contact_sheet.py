@@ -239,7 +239,18 @@ def test_broken_files_are_named(tool, scene):
         with pytest.raises(ValueError, match='found.bbox.json is not a list of COCO'):
             tool.main(arguments)
     (scene.root / 'found.bbox.json').write_text('[]')
-    for other in ('[]', '{"images": [{"id": 1}]}'):
+    truth = scene.truth
+    wrong = [
+        truth | {part: [{**truth[part][0], field: value}]}
+        for part, field, value in (
+            ('images', 'file_name', None),
+            ('annotations', 'bbox', [1, 2]),
+            ('annotations', 'bbox', [1, 2, 'a', 3]),
+            ('annotations', 'image_id', [7]),
+            ('categories', 'name', 3),
+        )
+    ]
+    for other in ('[]', '{"images": [{"id": 1}]}', *map(json.dumps, wrong)):
         (scene.root / 'truth.json').write_text(other)
         with pytest.raises(ValueError, match='truth.json holds no COCO annotations'):
             tool.main(arguments)

@@ -197,7 +197,7 @@ def test_bad_arguments_are_named(run, capsys, argv, message):
     ('text', 'message'),
     [
         ('model = dict(', 'SyntaxError: '),
-        ('a = 1', "has no attribute 'model'"),
+        ('a = 1', 'bad.py has no model: '),
         ("_base_ = 'none.py'", 'No such file or directory: .*none.py'),
         ("model = dict(type='Nope')", 'Nope is not in the .* registry'),
         ("model = dict(type='torch.nn.Linear')", 'TypeError: .*in_features'),

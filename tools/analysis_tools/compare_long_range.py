@@ -36,7 +36,7 @@ from mmghostnetv2.analysis import build_network, count
 from mmghostnetv2.analysis.latency import available_cores
 from mmghostnetv2.arguments import at_least, make_parser, run_tool
 from mmghostnetv2.forks import mim_package
-from mmghostnetv2.output import markdown_table, require_same_config
+from mmghostnetv2.output import markdown_table, require_same_config, written
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = {  # differences are the second minus the first
@@ -236,9 +236,10 @@ def main(argv=None):
     costs = [cost(config, height) for config in configs]
     last = configs[0].train_cfg.max_epochs
     finals = {seed: [curve[last] for curve in pair] for seed, pair in curves.items()}
-    write_table(tabulate(finals, costs, height), out)
-    draw_curves(curves, last, out / 'curves.png')
-    draw_task(ROOT / data, out / 'task.png')
+    with written(out / 'table.md') as path:
+        write_table(tabulate(finals, costs, height), path.parent)
+        draw_curves(curves, last, path.with_name('curves.png'))
+        draw_task(ROOT / data, path.with_name('task.png'))
     print(f'{out.relative_to(ROOT)}: table.md, table.csv, curves.png, task.png')
 
 

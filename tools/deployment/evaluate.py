@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
 from mmghostnetv2.analysis import paired_ratios, quartiles, time_interleaved
+from mmghostnetv2.apis import require_model
 from mmghostnetv2.arguments import (
     add_config,
     load_config,
@@ -92,8 +93,7 @@ def evaluate(config, session, meta):
         ValueError: The config has no model or no test data, or task or number of
             classes of config and network differ.
     """
-    if not config.get('model'):
-        raise ValueError('the config has no model')
+    require_model(config)
     runner = Runner.from_cfg(config)
     task = find_task(runner.model)
     if task != meta['task']:

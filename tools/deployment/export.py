@@ -20,14 +20,12 @@ only on Apple's systems.
 import shutil
 from pathlib import Path
 
-from mmghostnetv2.apis import init_model
 from mmghostnetv2.arguments import (
     add_config,
     add_out,
     add_shape,
-    load_config,
+    load_model,
     make_parser,
-    named_errors,
     run_tool,
 )
 from mmghostnetv2.deployment.calibration import find_pictures, read_calibration
@@ -88,9 +86,7 @@ def main(argv=None):
         raise FileExistsError(f'{out} exists; --force overwrites it')
     require_free(files if is_package else [out, *files], args.force)
     compress = {'half': True} if args.half else {}
-    config = load_config(args)
-    with named_errors(args.config):
-        model = init_model(config, args.checkpoint)
+    model = load_model(args)
     if args.int8:
         pixels = None if args.with_preprocess else pixel_format(model)
         pictures = find_pictures(args.int8)

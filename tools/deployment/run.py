@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import traceback
+from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
 
@@ -25,6 +26,14 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 SUFFIXES = {'.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 PILLOW_MODES = {mode.name.lower(): mode for mode in Image.Resampling}
+# Modes of pictures that Pillow and OpenCV, which OpenMMLab uses, decode differently, or
+# that OpenCV does not decode.
+UNKNOWN_MODES = {
+    'F': 'floating-point numbers',
+    'I': '32-bit integers',
+    'LAB': 'the colour space L*a*b*',
+}
+BITS_PER_SAMPLE = 258  # number of this tag in TIFF files
 # Keys that a description must have, and those that depend on prepare['resize'].
 KEYS = 'task', 'output', 'outputs', 'input', 'prepare', 'classes', 'palette'
 INPUT_KEYS = 'shape', 'dynamic', 'preprocess', 'rgb', 'mean', 'std'
@@ -190,9 +199,24 @@ def open_model(path, threads=0):
 
 
 def read_image(path):
-    """Read a picture as RGB, rotated as its EXIF data say."""
-    with Image.open(path) as image:
-        return ImageOps.exif_transpose(image).convert('RGB')
+    """Read a picture as RGB, as OpenCV does, rotated as its EXIF data say.
+
+    Raises:
+        ValueError: OpenCV does not read such pictures, or reads other colours.
+    """
+    with Image.open(path) as file:
+        image, kind = ImageOps.exif_transpose(file), file.format
+    # Older versions of Pillow give 16-bit PNG files the mode I.
+    if image.mode.startswith('I;16') or (image.mode == 'I' and kind in ('PNG', 'PPM')):
+        # OpenCV keeps the high byte, and Pillow's convert would clip at 255.
+        image = Image.fromarray((np.asarray(image) >> 8).astype('u1'))
+    if image.mode in UNKNOWN_MODES:
+        what = UNKNOWN_MODES[image.mode]
+        raise ValueError(f'the picture has {what}: save it as 8-bit RGB')
+    if kind == 'TIFF' and image.mode == 'RGBA' and file.tag_v2[BITS_PER_SAMPLE][0] == 8:
+        # OpenCV multiplies the colours of these files by the opacity.
+        return Image.merge('RGB', image.convert('RGBa').split()[:3])
+    return image.convert('RGB')
 
 
 def resize_as_opencv(image, size):
@@ -483,19 +507,38 @@ def require_own_drawings(images):
             raise ValueError(f'{other} and {path} would both be drawn as {name}')
 
 
-def require_writable(file, force):
-    """Make a file's folder, and raise an OSError where the file cannot be written."""
-    folder = file.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f'cannot make the folder {folder}: {error.strerror}') from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f'cannot write into the folder {folder}')
-    if file.is_dir():
-        raise IsADirectoryError(f'{file} is a folder')
+# The same as in mmghostnetv2.output, which this script does not import.
+def require_free(file, force):
+    """Raise an OSError if a file exists or cannot be written."""
+    if file.exists() and not file.is_file():
+        raise OSError(f'{file} is a folder or a device')
     if file.exists() and not force:
         raise FileExistsError(f'{file} exists; --force overwrites it')
+    folder = next(p for p in file.absolute().parents if p.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(f'{folder} is not a folder')
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f'{folder} cannot be written to')
+
+
+@contextmanager
+def written(file):
+    """Yield a temporary path and move it to ``file`` when it is complete."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_stem(f'.unfinished-{file.stem}')
+    try:
+        yield part
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def share(text):
+    """Read a number from 0 to 1, for argparse."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f'must be from 0 to 1, got {text}')
+    return number
 
 
 def main(argv=None):
@@ -511,7 +554,7 @@ def main(argv=None):
     add('--out', metavar='FILE.json', type=Path, help='also write the results here')
     add('--force', action='store_true', help='overwrite existing files')
     text = 'lowest score of a box (default: 0.3)'
-    add('--score-thr', metavar='SCORE', type=float, default=0.3, help=text)
+    add('--score-thr', metavar='SCORE', type=share, default=0.3, help=text)
     text = 'number of threads (default: the runtime decides)'
     add('--threads', metavar='N', type=int, default=0, help=text)
     args = parser.parse_args(argv)
@@ -524,8 +567,8 @@ def main(argv=None):
         require_own_drawings(images)
         files += [args.out_dir / name for _, name in images]
     for file in files:  # before the work, which would be lost
-        require_writable(file, args.force)
-    results, failed = {}, 0
+        require_free(file, args.force)
+    results, failures = {}, []
     for number, (path, name) in enumerate(images, 1):
         try:
             found, drawing = predict(session, meta, read_image(path), args.score_thr)
@@ -533,20 +576,23 @@ def main(argv=None):
             if drawing is not None:
                 if target.exists() and target.samefile(path):
                     raise ValueError('the drawing would overwrite the picture')
-                drawing.save(target)
+                with written(target) as part:
+                    drawing.save(part)
         except Exception as error:  # the other pictures are still processed
-            failed += 1
-            print(f'{path}: {one_line(error)}', file=sys.stderr)
+            failures.append(f'{path}: {one_line(error)}')
+            print(failures[-1], file=sys.stderr)
             continue
         results[str(path)] = found
         progress = f'[{number}/{len(images)}] ' if len(images) > 1 else ''
         print(f'{progress}{path}' + (f' -> {target}' if drawing is not None else ''))
         for row in found:
             print(f'    {line_of(row)}')
-    if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + '\n')
-    if failed:
-        raise RuntimeError(f'{failed} of {len(images)} pictures failed')
+    if args.out and results:
+        with written(args.out) as part:
+            part.write_text(json.dumps(results, indent=1) + '\n')
+    if failures:
+        number = f'{len(failures)} of {len(images)} pictures failed'
+        raise RuntimeError(f'{number}, the first is {failures[0]}')
 
 
 if __name__ == '__main__':
@@ -554,6 +600,7 @@ if __name__ == '__main__':
     try:
         main()
     except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if os.environ.get('MMGHOSTNETV2_DEBUG'):

@@ -25,11 +25,13 @@ from torch import nn
 
 from mmghostnetv2 import init_model
 from mmghostnetv2.analysis.networks import fix_regions
+from mmghostnetv2.apis import require_model
 from mmghostnetv2.arguments import (
     add_config,
     add_out,
     load_config,
     make_parser,
+    named_errors,
     run_tool,
 )
 from mmghostnetv2.deployment.runtimes import flatten, require_equal
@@ -65,9 +67,11 @@ def reparameterize(config: Config, checkpoint: str) -> tuple[Config, dict]:
             the outputs of the folded model differ.
         ValueError: The model is folded already.
     """
+    require_model(config)
     if config.model.type == 'mmghostnetv2.Folded':
         raise ValueError('this model is folded already')
-    model = init_model(config, checkpoint)
+    with named_errors(config.filename):
+        model = init_model(config, checkpoint)
     if hasattr(model, 'auxiliary_head'):
         del model.auxiliary_head
     expected = compute(model)

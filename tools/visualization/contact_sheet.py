@@ -24,12 +24,27 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools.mask import iou
 
-from mmghostnetv2.arguments import add_integers, add_out, make_parser, run_tool
+from mmghostnetv2.arguments import (
+    add_integers,
+    add_out,
+    make_parser,
+    run_tool,
+    share,
+)
 from mmghostnetv2.output import require_free, written
 
 TRUTH, PREDICTION = (30, 110, 255), (255, 150, 0)
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (110, 110, 120)
 GAP, CAPTION, HEADER = 14, 56, 74  # space and heights in pixels
+# Fields that the tool reads of each item, and the types that JSON may give them.
+FIELDS = {
+    'images': ('id', 'file_name'),
+    'annotations': ('image_id', 'category_id', 'bbox'),
+    'categories': ('id', 'name'),
+    'results': ('image_id', 'category_id', 'bbox', 'score'),
+}
+NUMBER = int, float
+TYPES = {'bbox': list, 'file_name': str, 'name': str, 'score': NUMBER}
 SMALL, LARGE = ImageFont.load_default(14), ImageFont.load_default(22)
 
 
@@ -41,27 +56,45 @@ def read_json(path):
         raise ValueError(f'{path} is not JSON: {error}') from error
 
 
+def is_list(items, part):
+    """Return whether JSON is a list of items that have the fields of a part."""
+
+    def has(item, field):
+        value = item.get(field)
+        if field == 'bbox' and isinstance(value, list):
+            return [isinstance(x, NUMBER) for x in value] == [True] * 4
+        return isinstance(value, TYPES.get(field, (int, str)))
+
+    return isinstance(items, list) and all(
+        isinstance(item, dict) and all(has(item, field) for field in FIELDS[part])
+        for item in items
+    )
+
+
 def check(truth, predictions, args):
     """Raise a ValueError unless the two files belong together."""
-    parts = {'images', 'annotations', 'categories'}
-    if not isinstance(truth, dict) or parts - truth.keys() or not truth['images']:
-        raise ValueError(
-            f'{args.annotations} holds no COCO annotations ({sorted(parts)})'
-        )
-    fields = {'image_id', 'category_id', 'bbox', 'score'}
-    if not isinstance(predictions, list) or not all(
-        isinstance(item, dict) and fields <= item.keys() for item in predictions
+    parts = 'images', 'annotations', 'categories'
+    if not (
+        isinstance(truth, dict)
+        and all(is_list(truth.get(part), part) for part in parts)
+        and truth['images']
     ):
-        raise ValueError(
-            f'{args.predictions} is not a list of COCO results ({sorted(fields)})'
-        )
+        wanted = '; '.join(f'{part}: {", ".join(FIELDS[part])}' for part in parts)
+        raise ValueError(f'{args.annotations} holds no COCO annotations ({wanted})')
+    if not is_list(predictions, 'results'):
+        wanted = ', '.join(FIELDS['results'])
+        raise ValueError(f'{args.predictions} is not a list of COCO results ({wanted})')
     for key, part in (('image_id', 'images'), ('category_id', 'categories')):
         known = {item['id'] for item in truth[part]}
-        if foreign := sorted({item[key] for item in predictions} - known):
-            raise ValueError(
-                f'{args.predictions} belongs to another set: its {key} {foreign[:5]} '
-                f'are not among the {part} of {args.annotations}'
-            )
+        for path, items in (
+            (args.annotations, truth['annotations']),
+            (args.predictions, predictions),
+        ):
+            if foreign := sorted({item[key] for item in items} - known, key=str):
+                raise ValueError(
+                    f'{path} belongs to another set: its {key} {foreign[:5]} are not '
+                    f'among the {part} of {args.annotations}'
+                )
 
 
 def count_matches(truth, predictions, iou_thr):
@@ -192,9 +225,9 @@ def main(argv=None):
     }
     add_integers(parser, options)
     text = 'lowest score of a prediction (default: 0.3)'
-    add('--score-thr', type=float, default=0.3, metavar='X', help=text)
+    add('--score-thr', type=share, default=0.3, metavar='X', help=text)
     text = 'lowest IoU of a match (default: 0.5)'
-    add('--iou-thr', type=float, default=0.5, metavar='X', help=text)
+    add('--iou-thr', type=share, default=0.5, metavar='X', help=text)
     args = parser.parse_args(argv)
     require_free([args.out], args.force)
 

@@ -25,12 +25,11 @@ from mmcv.transforms import Compose
 from mmengine.dataset import pseudo_collate
 from PIL import Image
 
-from mmghostnetv2 import init_model
 from mmghostnetv2.arguments import (
     add_config,
     add_out,
     at_least,
-    load_config,
+    load_model,
     make_parser,
     named_errors,
     run_tool,
@@ -56,7 +55,7 @@ TITLES = {
 
 def read_image(model, path):
     """Return the picture in RGB after the test pipeline, and the network's input."""
-    with Image.open(path) as image:  # mmcv's message does not name the file
+    with named_errors(path), Image.open(path) as image:  # mmcv does not name the file
         image.load()
     steps = [
         step
@@ -247,7 +246,7 @@ def main(argv=None):
     maps_file = args.out.with_suffix('.npz')
     require_free([args.out, maps_file], args.force)
 
-    model = init_model(load_config(args), args.checkpoint)
+    model = load_model(args)
     if not model.cfg.get('test_dataloader'):
         raise ValueError(
             f'{args.config} has no test_dataloader, whose pipeline prepares the image'
