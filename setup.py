@@ -118,7 +118,7 @@ EXTRAS = {
     'litert': ['ai-edge-litert'],
     **FORKS,
     'docs': ['sphinx', 'myst-parser'],
-    'tests': ['pytest', 'timm', 'scikit-learn'],
+    'tests': ['pytest', 'hypothesis', 'timm', 'scikit-learn'],
 }
 originals = [extra for name, extra in EXTRAS.items() if name not in FORKS]
 EXTRAS['all'] = sorted(set().union(*originals))

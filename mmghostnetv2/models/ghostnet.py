@@ -1,5 +1,6 @@
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from math import inf
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoint import (
+    partial_loading,
     refuse_other_heads,
     refuse_other_networks,
     released_to_mmpretrain,
@@ -228,6 +230,13 @@ class GhostNet(BaseModule):
                 ):
                     nn.init.zeros_(norm.weight)
         super().init_weights()
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights as in torch; ``strict=False`` logs what does not fit."""
+        with nullcontext() if strict else partial_loading():
+            return super().load_state_dict(state_dict, strict, assign)
 
     @staticmethod
     def _checkpoint_filter(state_dict: dict, prefix: str, *args) -> None:
