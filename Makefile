@@ -75,9 +75,11 @@ lint: setup  ## check style and formatting
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 
-clean:  ## remove results, generated data and build products, not .venv
-	rm -rf work_dirs data/digits* data/digit_pairs* build dist .pytest_cache .ruff_cache .mypy_cache
+clean:  ## remove generated data and build products; trainings and .venv stay
+	rm -rf data/digits* data/digit_pairs* build dist .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-clean-all: clean  ## remove .venv as well
-	rm -rf .venv *.egg-info $(wildcard mmghostnetv2/.mim)
+ALL = $(wildcard work_dirs .venv *.egg-info mmghostnetv2/.mim)
+clean-all:  ## list trainings, .venv and the like; with YES=1, remove them
+	@$(if $(ALL),du -sh $(ALL),echo nothing to remove)
+	@$(if $(YES),rm -rf $(ALL),echo 'To remove these: make clean-all YES=1')

@@ -106,15 +106,18 @@ def run(*command, **env):
 
 
 def lock(folder):
-    """Wait until no other set-up works in ``folder``, given as a descriptor."""
-    told = False
+    """Wait until no other set-up works in ``folder``; return its open descriptor.
+
+    The lock lasts until the descriptor is closed or the process ends.
+    """
+    told, descriptor = False, os.open(str(folder), os.O_RDONLY)
     while True:
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
         except BlockingIOError:
             if not told:
-                say('another set-up is at work in this checkout: waiting for it')
+                say(f'another set-up is at work in {folder}: waiting for it')
             told = True
             # A blocking flock would miss a signal that comes right before it.
             time.sleep(0.5)
@@ -390,10 +393,13 @@ def main(argv=None):
         force_cuda=os.environ.get('FORCE_CUDA'),
         cuda_home=os.environ.get('CUDA_HOME', os.environ.get('CUDA_PATH')),
     )
-    checkout = os.open(str(ROOT), os.O_RDONLY)
+    locked = []
     try:
         check_python()
-        lock(checkout)
+        cache().mkdir(parents=True, exist_ok=True)
+        # Set-ups in other checkouts use the cache, too.
+        for folder in ROOT, cache():
+            locked.append(lock(folder))
         setup_litert(venv) if args.litert else setup(venv, asked)
         say(f'{venv} is complete')
         return 0
@@ -404,7 +410,8 @@ def main(argv=None):
         say('\nInterrupted. Run the same command again to go on where it stopped.')
         return 130
     finally:
-        os.close(checkout)
+        for descriptor in locked:
+            os.close(descriptor)
 
 
 if __name__ == '__main__':

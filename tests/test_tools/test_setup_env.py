@@ -304,22 +304,25 @@ def test_no_uv(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
-def test_a_second_setup_waits_and_can_be_ended(tmp_path, number):
+@pytest.mark.parametrize('shared', ['checkout', 'cache'])
+def test_a_second_setup_waits_and_can_be_ended(tmp_path, number, shared):
+    """In the same checkout, and in any other one with the same cache."""
     if signal.getsignal(number) is signal.SIG_IGN:
         pytest.skip('this signal is ignored here, as by nohup')
-    checkout = os.open(ROOT, os.O_RDONLY)
+    folder = ROOT if shared == 'checkout' else setup_env.cache()
+    folder.mkdir(exist_ok=True)
+    descriptor = setup_env.lock(folder)
     try:
-        setup_env.lock(checkout)
         command = [sys.executable, SCRIPT, '--venv', tmp_path / 'venv']
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
-                assert 'waiting' in process.stdout.readline()
+                assert f'work in {folder}: waiting' in process.stdout.readline()
                 process.send_signal(number)
                 assert process.wait(timeout=30) == 130
             finally:
                 process.kill()
     finally:
-        os.close(checkout)
+        os.close(descriptor)
 
 
 def test_litert(monkeypatch, fake):

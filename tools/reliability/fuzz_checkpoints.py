@@ -39,6 +39,8 @@ from mmghostnetv2.arguments import add_out, at_least, make_parser, run_tool
 from mmghostnetv2.output import progress, require_free, written
 from mmghostnetv2.safe_loading import training_objects
 
+# A forked process has imported torch already.
+FORKS = multiprocessing.get_context('fork')
 CHUNK = 250  # files a process loads
 SECONDS = 60  # before a chunk counts as hung
 MEMORY = 512 << 20  # address space beyond what the imports take, in bytes
@@ -296,8 +298,8 @@ def run_chunk(seeds, folder):
     results = {}
     seeds = list(seeds)
     while seeds:
-        receive, send = multiprocessing.Pipe(duplex=False)
-        process = multiprocessing.Process(target=load_chunk, args=(seeds, folder, send))
+        receive, send = FORKS.Pipe(duplex=False)
+        process = FORKS.Process(target=load_chunk, args=(seeds, folder, send))
         process.start()
         send.close()
         running, ended = None, False
