@@ -23,6 +23,7 @@ ARGUMENTS = {
     'analysis_tools/get_flops': '{config} --shape 32',
     'analysis_tools/paper_tables': '--tables 8 --out-dir {folder}',
     'compile_mmcv': '',
+    'datasets/check_dataset': '{config}',
     'datasets/make_digit_pairs': '--train 1 --singles 1 --val 1 --out-dir {folder}',
     'datasets/make_digits': '--train 1 --val 1 --cls-copies 1 --out-dir {folder}',
     'deployment/evaluate': '{config} {model}',
@@ -35,6 +36,8 @@ ARGUMENTS = {
     'model_converters/publish_model': '{checkpoint} --out {out}.pth',
     'model_converters/reparameterize_model': '{config} {checkpoint} --out {out}.pth',
     'quickstart': '',
+    'reliability/fuzz_checkpoints': '--files 1 --out {out}.json',
+    'reliability/kill_and_resume': '--kills 1 --out {out}.json',
     'setup_env': '',
     'test': '{config} {checkpoint} --out {out}.pkl --work-dir {folder}',
     'train': '{config} --resume {checkpoint} --work-dir {folder}',
@@ -49,7 +52,10 @@ model = dict(
 )
 """
 # mmengine begins its log before it builds the network and reads the data.
-LOGS = r'/new(/\d+_\d+(/vis_data|/vis_data/config\.py|/\d+_\d+\.log)?|/tiny\.py)?$'
+LOGS = (
+    r'/new(/\d+_\d+(/vis_data|/vis_data/config\.py|/\d+_\d+\.log)?|/tiny\.py'
+    r'|/\.training\.lock)?$'
+)
 # Sends itself Ctrl-C when the tool calls a function, which has written half a file.
 INTERRUPTED = """
 import os, runpy, signal, sys, time

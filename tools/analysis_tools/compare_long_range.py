@@ -23,8 +23,10 @@ import csv
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -72,8 +74,17 @@ def run_all(jobs):
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open('a') as sink:
             options = dict(cwd=ROOT, env=environment(), stdout=sink, stderr=sink)
-            started.append((subprocess.Popen(command, **options), log))
-    failed = [str(log) for process, log in started if process.wait()]
+            process = subprocess.Popen(command, start_new_session=True, **options)
+            started.append((process, log))
+    try:
+        failed = [str(log) for process, log in started if process.wait()]
+    except BaseException:
+        # If mim alone ended, the trainer would go on.
+        for process, _ in started:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        raise
     if failed:
         raise RuntimeError(f'a command above failed, see {" and ".join(failed)}')
     after = os.times()

@@ -12,7 +12,13 @@ of each kind of finding; --json writes all of them.
 import json
 from pathlib import Path
 
-from mmghostnetv2.arguments import add_config, load_config, make_parser, run_tool
+from mmghostnetv2.arguments import (
+    add_config,
+    load_config,
+    make_parser,
+    named_errors,
+    run_tool,
+)
 from mmghostnetv2.data_checks import SPLITS, check_config
 from mmghostnetv2.output import markdown_table, require_free, written
 
@@ -42,7 +48,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.json:
         require_free([args.json], args.force)
-    report = check_config(load_config(args), args.splits)
+    with named_errors(args.config):
+        report = check_config(load_config(args), args.splits)
     findings = report.to_list()
     for dataset in report.datasets:
         note = f'; {dataset["note"]}' if dataset['note'] else ''
