@@ -26,7 +26,9 @@ UNIT_TESTS = tests/test_models tests/test_checkpoint.py tests/test_registry.py
 # the same process and the files start in the order of their names, so that the longest,
 # those in tests/e2e, come first. For a debugger: make test WORKERS=0 ARGS=--pdb
 WORKERS ?= 2
-PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# If a worker dies, the run ends; xdist would wait forever for the tests of a new one.
+PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	--max-worker-restart=0
 
 # Without this, a process that shares the cores with others trains up to 25 times slower,
 # because the threads of OpenMP wait for each other in a busy loop.
