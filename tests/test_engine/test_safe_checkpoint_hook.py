@@ -15,6 +15,8 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
+from mmghostnetv2.forks import mim_package
+
 EPOCHS = 4
 
 
@@ -123,6 +125,8 @@ def names(folder, pattern='*.pth'):
 )
 def test_a_resumed_training_is_exact(by_epoch, workers, seed, tmp_path):
     """Sampling, augmentation in workers or not, dropout and momentum."""
+    if not by_epoch and mim_package('mmdet') != 'mmdet':
+        pytest.skip('the fork of mmengine skips samples without their augmentations')
     last, stop = ('epoch_4.pth', 2) if by_epoch else ('iter_16.pth', 8)
     options = dict(workers=workers, by_epoch=by_epoch, save_best='acc')
     train(tmp_path / 'whole', **options)
