@@ -17,8 +17,10 @@ TOOLS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'tools').rglob('*
 
 @functools.cache
 def load_tool(path: Path) -> ModuleType:
-    """Import a script by its path: tools/ is not a package."""
+    """Import a script by its path, once: tools/ is not a package."""
     name = f'tool_{path.stem}'
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # the processes of a pool look it up by name

@@ -1,12 +1,27 @@
 """OpenVINO, which reads ONNX graphs."""
 
 import tempfile
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from .base import Runtime, Session
 from .onnxruntime import write as write_onnx
+
+
+@cache
+def _core() -> Any:
+    """Return OpenVINO's core, the same one for the whole process.
+
+    Each core's CPU plugin sets an alternate stack for signals. If a process has several
+    and the first one is destroyed first, the last one restores a stack that is gone,
+    and the next signal ends the process (OpenVINO 2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _write(network: nn.Module, images: Tensor, path: Path) -> None:
@@ -16,13 +31,11 @@ def _write(network: nn.Module, images: Tensor, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, 'model.onnx')
         write_onnx(network, images, source)
-        model = openvino.Core().read_model(source)
+        model = _core().read_model(source)
         openvino.save_model(model, path, compress_to_fp16=False)
 
 
 def _open(path: Path, threads: int) -> Session:
-    import openvino
-
     options = {
         'INFERENCE_NUM_THREADS': threads,
         'NUM_STREAMS': 1,
@@ -32,7 +45,7 @@ def _open(path: Path, threads: int) -> Session:
         # Pinning would also affect other code in this process.
         'ENABLE_CPU_PINNING': False,
     }
-    model = openvino.Core().compile_model(path, 'CPU', options)
+    model = _core().compile_model(path, 'CPU', options)
     return lambda x: [array.copy() for array in model([x]).values()]
 
 
