@@ -39,8 +39,8 @@ from typing import Any, NamedTuple
 
 PYTHONS = (3, 10), (3, 13)  # setup.py's python_requires, and the newest that was tried
 OPENCV = 'python', 'python-headless', 'contrib-python', 'contrib-python-headless'
-# Modules and the distributions that own their files. The first one, and the fork, are
-# what setup.py asks for.
+# Modules and the distributions that own their files. setup.py asks for the first one or
+# for the fork.
 LIBRARIES = {
     'torch': ['torch>=2.6'],
     'torchvision': ['torchvision'],
@@ -513,7 +513,7 @@ def run_checks(timeout: float) -> None:
     """
     statuses = json.load(sys.stdin)
     with os.fdopen(os.dup(1), 'w') as out, open(os.devnull, 'w') as sink:
-        os.dup2(sink.fileno(), 1)  # for what libraries print
+        os.dup2(sink.fileno(), 1)  # libraries print to it
         for name in [name for name in CHECKS if name not in statuses]:
             print(json.dumps([name]), file=out, flush=True)
             faulthandler.dump_traceback_later(timeout, exit=True, file=out)

@@ -17,7 +17,6 @@ import torch
 from mmengine.runner import CheckpointLoader
 
 from mmghostnetv2.arguments import add_out, make_parser, run_tool
-from mmghostnetv2.checkpoint import read_weights
 from mmghostnetv2.output import require_free, written
 
 
@@ -32,7 +31,6 @@ def strip(src: str) -> bytes:
         RuntimeError: It cannot be read.
         ValueError: It is not a checkpoint of an mmengine training.
     """
-    read_weights(src)  # raises errors that name the file and say what is wrong with it
     checkpoint = CheckpointLoader.load_checkpoint(src, 'cpu', logger='silent')
     for key in ('meta', 'state_dict'):
         if key not in checkpoint:

@@ -139,14 +139,14 @@ def torture(library, kills, seed, folder):
         moment = MOMENTS[i % len(MOMENTS)]
         counts[moment] += kill_at(process, folder, log, moment, rng)
         text = log.read_text()
-        lost += losses(text, finished)
+        lost += losses(library, text, finished)
         finished = max(finished, saved(text))
     process, log = start(library, folder, finished + 4)
     try:
         status = process.wait(SECONDS)
     finally:
         process.kill()
-    lost += losses(log.read_text(), finished)
+    lost += losses(library, log.read_text(), finished)
     left = [path.name for path in folder.glob('.unfinished-*')]
     return {
         'kills': dict(counts),
@@ -157,12 +157,12 @@ def torture(library, kills, seed, folder):
     }
 
 
-def losses(text, finished):
+def losses(library, text, finished):
     """Return how many finished epochs or iterations a resumed training repeats."""
     found = re.search(r'resumed epoch: (\d+), iter: (\d+)', text)
     if found is None:
         return finished
-    unit = 2 if 'iterations' in text else 1
+    unit = 2 if library == 'mmseg' else 1  # iterations or epochs
     return max(0, finished - int(found[unit]))
 
 
