@@ -44,7 +44,7 @@ FORKS = multiprocessing.get_context('fork')
 CHUNK = 250  # files a process loads
 SECONDS = 60  # before a chunk counts as hung
 MEMORY = 512 << 20  # address space beyond what the imports take, in bytes
-SLACK = 1 << 20  # of error messages and caches, in bytes
+SLACK = 1 << 16  # of error messages and caches, in bytes
 # Names that torch allows by itself, beside those of this package
 TORCH_NAMES = [
     'collections OrderedDict',
