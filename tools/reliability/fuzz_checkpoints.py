@@ -24,6 +24,7 @@ import struct
 import sys
 import tempfile
 import tracemalloc
+import warnings
 import zipfile
 from collections import Counter
 from importlib import import_module
@@ -246,6 +247,8 @@ def load_chunk(seeds, folder, connection):
     sample = training_checkpoint()
     path = str(Path(folder, f'{os.getpid()}.pth'))
     MMLogger.get_current_instance().setLevel('ERROR')  # it logs each file
+    # To print a warning, Python reads the source file that it names into memory.
+    warnings.simplefilter('ignore')
     watched, seen = [False], []
 
     def audit(event, args):
