@@ -14,6 +14,7 @@ from .fold_norms import fold_norms
 from .ghost_module import GhostBottleneck, GhostModule
 from .ghostnet import GhostNet
 from .ghostnetv2 import GhostNetV2
+from .ghostnetv3 import GhostNetV3
 from .self_attention import GhostNetSelfAttention, SelfAttention
 from .squeeze_excite import SqueezeExcite
 
@@ -26,6 +27,7 @@ __all__ = [
     'GhostNet',
     'GhostNetSelfAttention',
     'GhostNetV2',
+    'GhostNetV3',
     'SelfAttention',
     'SqueezeExcite',
     'fold_norms',

@@ -1,13 +1,14 @@
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any
 
 import torch
 from mmcv.cnn import Conv2d, ConvModule
 from mmengine.model.utils import _BatchNormXd
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
-from torch import nn
-from torch.nn.utils import fuse_conv_bn_eval
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from ..registry import MODELS, register
 
@@ -23,11 +24,15 @@ def _is_followed_by_norm(order: Sequence[str]) -> bool:
     return order.index('norm') == order.index('conv') + 1
 
 
+def is_batch_norm(norm: Any) -> bool:
+    """Return whether a module is a batch norm with statistics, and no subclass."""
+    return type(norm) in NORMS and norm.running_mean is not None
+
+
 def _are_foldable(conv: Any, norm: Any) -> bool:
     return (
         type(conv) in CONVS
-        and type(norm) in NORMS
-        and norm.running_mean is not None
+        and is_batch_norm(norm)
         and norm.num_features == conv.out_channels
         # Spectral norm, for example, computes the weight at each call. Then it is no
         # parameter and cannot be replaced.
@@ -39,19 +44,38 @@ def _are_foldable(conv: Any, norm: Any) -> bool:
 def _fold(conv: Any, norm: Any) -> None:
     """Fold a norm into a convolution, in double precision to round only once."""
     fused = fuse_conv_bn_eval(deepcopy(conv).double(), deepcopy(norm).double())
+    set_weights(conv, fused.weight, fused.bias)
+
+
+def set_weights(conv: Any, weight: Tensor, bias: Tensor) -> None:
+    """Give a convolution a new weight and bias of the old type."""
     is_trained = conv.weight.requires_grad  # frozen parameters stay frozen
+    dtype = conv.weight.dtype
     conv.weight, conv.bias = (
-        nn.Parameter(value.to(conv.weight.dtype), is_trained)
-        for value in (fused.weight, fused.bias)
+        nn.Parameter(value.to(dtype), is_trained) for value in (weight, bias)
     )
+
+
+class FoldedNorm(nn.Identity):
+    """What :func:`fold_norms` leaves in the place of a norm.
+
+    Args:
+        eps (float): That of the norm, for weights that are folded when they are loaded.
+    """
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
 
 
 def fold_norms(module: nn.Module) -> nn.Module:
     """Fold batch norms into the convolutions before them, for inference.
 
-    The convolutions get new weights and biases, and nn.Identity replaces the norms. The
+    The convolutions get new weights and biases, and FoldedNorm replaces the norms. The
     outputs stay the same up to rounding. Other norms, batch norms behind other layers,
     and subclasses of convolutions and batch norms stay as they are.
+
+    The branches of GhostNetV3's convolutions are summed first.
 
     Heads such as RTMDet's share one convolution between levels, each with its own norm.
     Then every level gets its own convolution.
@@ -72,6 +96,9 @@ def fold_norms(module: nn.Module) -> nn.Module:
                 module.set_submodule(name, deepcopy(child))
             seen.add(child)
     module.eval()  # not chained, because mmpretrain's backbones return None
+    for child in module.modules():
+        if hasattr(child, 'merge_branches'):
+            child.merge_branches()
     for parent in module.modules():
         if isinstance(parent, ConvModule) and not _is_followed_by_norm(parent.order):
             continue
@@ -79,10 +106,51 @@ def fold_norms(module: nn.Module) -> nn.Module:
         for name, child in parent.named_children():
             if _are_foldable(last, child):
                 _fold(last, child)
-                child = nn.Identity()
+                child = FoldedNorm(child.eps)
                 setattr(parent, name, child)
             last = child
     return module
+
+
+def pop_folded(
+    weights: dict[str, Tensor], kernel: Tensor, norm: str, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Remove a norm from a state dict, and fold it into a convolution's kernel.
+
+    Returns:
+        tuple[Tensor, Tensor]: The convolution's weight and bias, in double precision.
+
+    Raises:
+        KeyError: An entry of the norm is missing.
+    """
+    weights.pop(f'{norm}.num_batches_tracked', None)
+    mean, var, scale, bias = (
+        weights.pop(f'{norm}.{entry}').double()
+        for entry in ('running_mean', 'running_var', 'weight', 'bias')
+    )
+    return fuse_conv_bn_weights(kernel.double(), None, mean, var, eps, scale, bias)
+
+
+def fold_weights(network: nn.Module, weights: dict[str, Tensor], prefix: str) -> None:
+    """Fold norms in a state dict where they are folded in a network.
+
+    Args:
+        network (nn.Module): The network.
+        weights (dict[str, Tensor]): State dict, changed in place.
+        prefix (str): Prefix of the network's names in it.
+
+    Raises:
+        KeyError: A norm is incomplete.
+    """
+    modules = network.named_modules(prefix=prefix.removesuffix('.'))
+    for name, parent in modules:
+        name = f'{name}.' if name else ''
+        for (conv, _), (norm, layer) in pairwise(parent.named_children()):
+            is_trained = f'{name}{norm}.running_var' in weights
+            if isinstance(layer, FoldedNorm) and is_trained:
+                kernel = weights.pop(f'{name}{conv}.weight')
+                folded = pop_folded(weights, kernel, name + norm, layer.eps)
+                weights[f'{name}{conv}.weight'], weights[f'{name}{conv}.bias'] = folded
 
 
 @register(MODELS, 'Folded')

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -74,8 +74,17 @@ class GhostModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        primary, cheap = self.halves(x)
+        return self.attend(x, primary, cheap)
+
+    def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute both halves of the output, of (out_channels + 1) // 2 channels."""
         primary = self.primary_conv(x)
-        return self.attend(x, primary, self.cheap_operation(primary))
+        return primary, self.cheap_operation(primary)
+
+    def norms(self) -> Iterable[nn.Module]:
+        """Return the norms whose sum or concatenation is the output before the act."""
+        return self.primary_conv[1], self.cheap_operation[1]
 
     def attend(self, x: Tensor, primary: Tensor, cheap: Tensor) -> Tensor:
         """Concatenate both halves, and gate them if there is an attention."""
@@ -95,8 +104,7 @@ class RecomputedGhostModule(GhostModule):
         """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
         if self.short_conv is None or not torch.is_grad_enabled():
             return super().forward(x)
-        primary = self.primary_conv(x)
-        inputs = x, primary, self.cheap_operation(primary)
+        inputs = x, *self.halves(x)
         return recompute(self.short_conv, *inputs, function=self.attend)
 
 
@@ -182,7 +190,11 @@ class GhostBottleneck(nn.Module):
         """
         out = self.ghost1(x)
         if self.conv_dw is not None:
-            out = self.bn_dw(self.conv_dw(out))
+            out = self.depthwise(out)
         if self.se is not None:
             out = self.se(out)
         return self.ghost2(out) + self.shortcut(x)
+
+    def depthwise(self, x: Tensor) -> Tensor:
+        """Compute the depth-wise convolution of a block with stride 2."""
+        return self.bn_dw(self.conv_dw(x))

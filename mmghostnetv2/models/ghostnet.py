@@ -1,5 +1,5 @@
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from math import inf
@@ -19,6 +19,7 @@ from ..checkpoint import (
     use_released_init,
 )
 from ..registry import register_model
+from .branches import adapt_weights
 from .dfc_attention import check_choice
 from .fold_norms import fold_norms
 from .ghost_module import GhostBottleneck, GhostModule, RecomputedGhostModule
@@ -58,8 +59,8 @@ class GhostNet(BaseModule):
             Defaults to dict(type='BN').
         act_cfg (dict): Config of the activations except those inside
             squeeze-and-excitation. Defaults to dict(type='ReLU', inplace=True).
-        deploy (bool): Build the network as :meth:`switch_to_deploy` leaves it, to load
-            weights of that form. Defaults to False.
+        deploy (bool): Build the network as :meth:`switch_to_deploy` leaves it. Weights
+            that a training saved are folded when they are loaded. Defaults to False.
         init_cfg (dict | list[dict], optional): Initialisation. None leaves PyTorch's
             own, as the released code does. ``type='Pretrained'`` takes released and
             timm files as they are, see :mod:`mmghostnetv2.checkpoint`.
@@ -103,6 +104,14 @@ class GhostNet(BaseModule):
             (5, 960, 160, 0, 1),
             (5, 960, 160, 0.25, 1),
         ),
+    )
+
+    # What builds the blocks and their Ghost modules. The second class of Ghost modules
+    # is for ``with_cp='attention'``.
+    bottleneck: Callable[..., GhostBottleneck] = GhostBottleneck
+    ghost_modules: tuple[Callable[..., GhostModule], ...] = (
+        GhostModule,
+        RecomputedGhostModule,
     )
 
     def __init__(
@@ -151,8 +160,7 @@ class GhostNet(BaseModule):
         self.bn1 = build_norm_layer(norm_cfg, channels)[1]
         self.act1 = build_activation_layer(act_cfg)
 
-        recomputes = with_cp == 'attention'
-        ghost_module = RecomputedGhostModule if recomputes else GhostModule
+        ghost_module = self.ghost_modules[with_cp == 'attention']
         stages, out_channels, out_strides = [], [], []
         num_blocks, net_stride, dilation = 0, 2, 1
         for rows in self.arch_settings:
@@ -162,7 +170,7 @@ class GhostNet(BaseModule):
                 mid_channels = make_divisible(mid * widen_factor)
                 next_channels = make_divisible(out * widen_factor)
                 stage.append(
-                    GhostBottleneck(
+                    self.bottleneck(
                         channels,
                         mid_channels,
                         next_channels,
@@ -199,6 +207,7 @@ class GhostNet(BaseModule):
         self.out_channels = tuple(out_channels[i] for i in self.out_indices)
         self.out_strides = tuple(out_strides[i] for i in self.out_indices)
         self._freeze_stages()
+        self.register_load_state_dict_pre_hook(adapt_weights)
         self.register_load_state_dict_pre_hook(refuse_other_networks)
         if deploy:
             self.switch_to_deploy()
@@ -224,10 +233,7 @@ class GhostNet(BaseModule):
         is_folded = isinstance(self.bn1, nn.Identity)
         if self.zero_init_residual and not is_folded and not self.is_init:
             for block in chain(*self.blocks[: len(self.arch_settings)]):
-                for _, norm in (
-                    block.ghost2.primary_conv,
-                    block.ghost2.cheap_operation,
-                ):
+                for norm in block.ghost2.norms():
                     nn.init.zeros_(norm.weight)
         super().init_weights()
 

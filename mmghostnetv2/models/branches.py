@@ -1,0 +1,154 @@
+"""Convolutions that are sums of branches in training, and one convolution afterwards.
+
+This is the structural re-parameterisation of `MobileOne
+<https://arxiv.org/abs/2206.04040>`_. The branches have the names of GhostNetV3's
+released weights: those of ``primary_conv`` begin with ``primary_rpr_``.
+"""
+
+import re
+from collections import OrderedDict
+from copy import deepcopy
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+
+from .fold_norms import (
+    FoldedNorm,
+    fold_weights,
+    is_batch_norm,
+    pop_folded,
+    set_weights,
+)
+
+# The convolution and the norm that the branches of each name replace
+_LAYERS = {
+    'primary': ('primary_conv.0', 'primary_conv.1'),
+    'cheap': ('cheap_operation.0', 'cheap_operation.1'),
+    'dw': ('conv_dw', 'bn_dw'),
+}
+_BRANCH = re.compile(r'(.*?)(primary|cheap|dw)_rpr_(conv\.\d+|scale|skip)\.')
+
+
+def conv_norm(conv: nn.Conv2d, norm_cfg: dict) -> nn.Sequential:
+    """Build a branch of a convolution and a norm."""
+    norm = build_norm_layer(norm_cfg, conv.out_channels)[1]
+    return nn.Sequential(OrderedDict(conv=conv, bn=norm))
+
+
+def conv_norms(conv: nn.Conv2d, norm_cfg: dict, number: int) -> nn.ModuleList:
+    """Build branches of copies of a convolution, each with random weights."""
+    copies = [deepcopy(conv) for _ in range(number)]
+    for copy in copies:
+        copy.reset_parameters()
+    return nn.ModuleList(conv_norm(copy, norm_cfg) for copy in copies)
+
+
+def sum_branches(weights: dict[str, Tensor], eps: float, prefix: str = '') -> None:
+    """Replace branches in a state dict by the convolutions that compute their sums.
+
+    A 1x1 branch becomes the centre of a larger kernel, and a norm without a convolution
+    a kernel of zeros with a one at the centre. The new values have double precision.
+
+    Args:
+        weights (dict[str, Tensor]): State dict, changed in place.
+        eps (float): ``eps`` of the norms.
+        prefix (str): Prefix of the names to look at.
+
+    Raises:
+        KeyError: A branch is incomplete.
+    """
+    found = (_BRANCH.match(key) for key in weights if key.startswith(prefix))
+    branches = {match[0]: match for match in found if match}
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    # In this order the convolutions come first, and all of them have the full size.
+    for branch, match in sorted(branches.items()):
+        layer = match[1] + _LAYERS[match[2]][0]
+        if match[3] == 'skip':
+            kernel, norm = torch.zeros_like(sums[layer][0]), branch.removesuffix('.')
+            nn.init.dirac_(kernel, groups=len(kernel))
+        else:
+            kernel, norm = weights.pop(f'{branch}conv.weight'), f'{branch}bn'
+        weight, bias = pop_folded(weights, kernel, norm, eps)
+        if layer in sums:
+            full_weight, full_bias = sums[layer]
+            margin = (full_weight.shape[-1] - weight.shape[-1]) // 2
+            weight = full_weight + F.pad(weight, [margin] * 4)
+            bias = full_bias + bias
+        sums[layer] = weight, bias
+    for layer, (weight, bias) in sums.items():
+        weights[f'{layer}.weight'], weights[f'{layer}.bias'] = weight, bias
+
+
+class BranchedBlock(nn.Module):
+    """Base of blocks whose convolutions are sums of branches.
+
+    The branches are children of the block; their names are those of the layer with
+    ``_rpr_conv``, ``_rpr_scale`` or ``_rpr_skip``. Until they are merged, nn.Identity
+    is in the place of the layer. Afterwards the children are None.
+    """
+
+    def _branches(self) -> dict[str, Any]:
+        return {name: child for name, child in self.named_children() if '_rpr_' in name}
+
+    def branch_norms(self) -> list[Any]:
+        """Return the norms of all branches of this block."""
+        modules = chain(*(child.modules() for child in self._branches().values()))
+        return [m for m in modules if hasattr(m, 'weight') and type(m) is not nn.Conv2d]
+
+    @torch.no_grad()
+    def merge_branches(self) -> None:
+        """Replace the branches by convolutions that compute their sums, for inference.
+
+        If a norm is no batch norm, it cannot be folded, and nothing happens.
+        """
+        norms = self.branch_norms()
+        if not norms or not all(map(is_batch_norm, norms)):
+            return
+        branches, eps = self._branches(), norms[0].eps
+        weights = {
+            f'{name}.{key}': value
+            for name, child in branches.items()
+            for key, value in child.state_dict().items()
+        }
+        sum_branches(weights, eps)
+        for name, (layer, norm) in _LAYERS.items():
+            if f'{name}_rpr_conv' in branches:
+                conv = deepcopy(branches[f'{name}_rpr_conv'][0].conv)
+                set_weights(conv, weights[f'{layer}.weight'], weights[f'{layer}.bias'])
+                self.set_submodule(layer, conv)
+                self.set_submodule(norm, FoldedNorm(eps))
+        for name in branches:
+            setattr(self, name, None)
+
+
+def adapt_weights(
+    network: Any, weights: dict[str, Tensor], prefix: str, *rest: Any
+) -> None:
+    """Adapt weights to a network, as a pre-hook of its ``load_state_dict``.
+
+    Norms of branches get the authors' name ``bn`` instead of timm's ``bn1``. For a
+    network with folded norms, branches are merged and norms are folded.
+
+    Args:
+        network (nn.Module): A backbone of this package.
+        weights (dict[str, Tensor]): State dict, changed in place.
+        prefix (str): Prefix of the network's names in it.
+        rest: Other arguments of such hooks, not used.
+
+    Raises:
+        RuntimeError: A part of a branch or norm is missing.
+    """
+    for key in [key for key in weights if _BRANCH.match(key) and '.bn1.' in key]:
+        weights[key.replace('.bn1.', '.bn.')] = weights.pop(key)
+    if isinstance(network.bn1, FoldedNorm):
+        try:
+            sum_branches(weights, network.bn1.eps, prefix)
+            fold_weights(network, weights, prefix)
+        except KeyError as error:
+            raise RuntimeError(
+                f'these are weights of a different network: {error} is missing'
+            ) from error
