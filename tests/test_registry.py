@@ -21,6 +21,7 @@ KINDS = {
         'GhostNet',
         'GhostNetSelfAttention',
         'GhostNetV2',
+        'GhostNetV3',
         'MobileNetV2Attention',
         'PredictingSSDHead',
         'SqueezeExcite',

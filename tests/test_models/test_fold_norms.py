@@ -15,6 +15,7 @@ from mmghostnetv2.models import (
     GhostNet,
     GhostNetSelfAttention,
     GhostNetV2,
+    GhostNetV3,
     fold_norms,
 )
 
@@ -36,7 +37,8 @@ def assert_close(actual, expected, tolerance=1e-5):
 
 
 @pytest.fixture(
-    params=[GhostNet, GhostNetV2, GhostNetSelfAttention], ids=lambda cls: cls.__name__
+    params=[GhostNet, GhostNetV2, GhostNetV3, GhostNetSelfAttention],
+    ids=lambda cls: cls.__name__,
 )
 def network(request):
     torch.manual_seed(0)
@@ -97,10 +99,20 @@ def test_init_weights_of_a_deployed_network(images):
     assert network(images(32, 32))[0].abs().max() > 0
 
 
-def test_weights_with_norms_are_refused():
-    """They would load but for their norms, and compute something else."""
-    with pytest.raises(RuntimeError, match=r'left over \(bn1\.weight'):
-        GhostNetV2(deploy=True).load_state_dict(GhostNetV2().state_dict())
+@torch.no_grad()
+def test_weights_of_a_training_are_folded(network, images):
+    """By a deployed network, alone or in a model, when it loads them."""
+    weights = network.state_dict()
+    deployed = type(network)(out_indices=ALL_STAGES, deploy=True).eval()
+    deployed.load_state_dict(weights, strict=True)
+    model = nn.ModuleDict({'backbone': copy.deepcopy(deployed)})
+    nested = {f'backbone.{key}': value for key, value in weights.items()}
+    model.load_state_dict(nested, strict=True)
+    network.switch_to_deploy()
+    x = images(64, 64)
+    for found in deployed(x), model['backbone'](x):
+        for out, expected in zip(found, network(x), strict=True):
+            assert torch.equal(out, expected)
 
 
 @torch.no_grad()

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmghostnetv2.models import GhostNet, GhostNetV2
+from mmghostnetv2.models import GhostNet, GhostNetV2, GhostNetV3
 from mmghostnetv2.models.ghost_module import GhostModule
 from mmghostnetv2.models.squeeze_excite import make_divisible
 
 from .conftest import randomise
 
-BOTH = pytest.mark.parametrize('cls', [GhostNet, GhostNetV2])
+EACH = pytest.mark.parametrize('cls', [GhostNet, GhostNetV2, GhostNetV3])
 CHANNELS = (16, 24, 24, 40, 40, 80, 112, 160, 160, 960)
 STRIDES = (2, 4, 4, 8, 8, 16, 16, 32, 32, 32)
 
@@ -21,7 +21,7 @@ STRIDES = (2, 4, 4, 8, 8, 16, 16, 32, 32, 32)
 # ---- outputs
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize('output_stride', [8, 16, 32])
 def test_every_stage(cls, output_stride, images):
     network = cls(out_indices=range(10), output_stride=output_stride).eval()
@@ -33,7 +33,7 @@ def test_every_stage(cls, output_stride, images):
         assert out.shape == (2, channels, -(-100 // stride), -(-75 // stride))
 
 
-@BOTH
+@EACH
 def test_negative_and_unsorted_indices(cls, images):
     torch.manual_seed(0)
     network = cls(out_indices=(-2, 4, 6))
@@ -49,7 +49,7 @@ def test_single_output_is_a_tuple(images):
     assert outs[0].shape == (2, 960, 1, 1)
 
 
-@BOTH
+@EACH
 def test_every_parameter_gets_a_gradient(cls, images):
     """Also with shallow taps: what no output needs is not built."""
     for out_indices in [(9,), (4, 6, 8), (2,)]:
@@ -61,7 +61,7 @@ def test_every_parameter_gets_a_gradient(cls, images):
             assert torch.isfinite(parameter.grad).all(), name
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize(
     'size', [(1, 1), (1, 7), (2, 3), (5, 1), (31, 33), (64, 200)], ids=str
 )
@@ -113,7 +113,7 @@ def test_a_trous(output_stride, size, images):
             torch.testing.assert_close(b[..., ::step, ::step], a, rtol=0, atol=1e-11)
 
 
-@BOTH
+@EACH
 def test_weights_fit_every_output_stride(cls):
     weights = cls(1.3).state_dict()
     for output_stride in (8, 16):
@@ -158,7 +158,7 @@ def test_make_divisible(value, expected):
 # ---- training
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 3, 8])
 def test_frozen_stages(cls, frozen_stages, images):
     network = cls(frozen_stages=frozen_stages)
@@ -179,7 +179,7 @@ def test_frozen_stages(cls, frozen_stages, images):
         assert parameter.requires_grad != name.startswith(tuple(frozen)), name
 
 
-@BOTH
+@EACH
 def test_norm_eval(cls, images):
     network = cls(norm_eval=True)
     network.train()
@@ -205,7 +205,12 @@ def pair(cls, with_cp=True, **kwargs):
 @pytest.mark.parametrize('frozen_stages', [-1, 2])
 @pytest.mark.parametrize(
     ('cls', 'with_cp', 'share'),
-    [(GhostNet, True, 0.4), (GhostNetV2, True, 0.4), (GhostNetV2, 'attention', 0.9)],
+    [
+        (GhostNet, True, 0.4),
+        (GhostNetV2, True, 0.4),
+        (GhostNetV2, 'attention', 0.9),
+        (GhostNetV3, 'attention', 0.95),
+    ],
 )
 def test_with_cp(cls, with_cp, share, frozen_stages, images):
     """Same outputs, gradients and running statistics; less kept in memory."""
@@ -284,14 +289,14 @@ def test_with_cp_where_the_last_layers_need_no_gradient(images):
 # ---- layers
 
 
-@BOTH
+@EACH
 def test_norm_cfg(cls, images):
     def norms(network):
         kinds = (_BatchNorm, nn.GroupNorm)
         return [m for m in network.modules() if isinstance(m, kinds)]
 
     count = len(norms(cls()))
-    assert count == {GhostNet: 80, GhostNetV2: 122}[cls]
+    assert count == {GhostNet: 80, GhostNetV2: 122, GhostNetV3: 326}[cls]
     for cfg, kind in [
         (dict(type='BN'), nn.BatchNorm2d),
         (dict(type='SyncBN'), nn.SyncBatchNorm),
@@ -321,7 +326,7 @@ def test_default_initialisation_is_pytorchs():
     assert torch.equal(network.conv_stem.weight, expected)
 
 
-@BOTH
+@EACH
 def test_zero_init_residual(cls, images):
     """A fresh network computes what is left of it without the second Ghost modules."""
     network = cls(zero_init_residual=True)
@@ -389,7 +394,7 @@ def test_with_cp_twice_backward(with_cp, images):
     ],
     ids=str,
 )
-@BOTH
+@EACH
 def test_bad_arguments(cls, kwargs, error, said):
     with pytest.raises(error, match=said):
         cls(**kwargs)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmghostnetv2.models import GhostNet, GhostNetSelfAttention, GhostNetV2
+from mmghostnetv2.models import GhostNet, GhostNetSelfAttention, GhostNetV2, GhostNetV3
 
 from .conftest import randomise
 
@@ -51,6 +51,9 @@ networks = st.one_of(
     arguments.map(lambda kwargs: (GhostNet, kwargs)),
     st.tuples(arguments, ablations).map(lambda both: (GhostNetV2, both[0] | both[1])),
     arguments.map(lambda kwargs: (GhostNetSelfAttention, kwargs)),
+    st.tuples(arguments, ablations, st.integers(1, 4)).map(
+        lambda all_: (GhostNetV3, all_[0] | all_[1] | dict(num_branches=all_[2]))
+    ),
 )
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 70))
 formats = st.sampled_from([torch.contiguous_format, torch.channels_last])

@@ -68,6 +68,8 @@ def interrupt(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(60)
 
+# A shell starts its background jobs with this signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 module.{function} = interrupt
 sys.argv = sys.argv[1:]
 sys.path.insert(0, {root!r})
