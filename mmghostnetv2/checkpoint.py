@@ -398,6 +398,11 @@ _HEAD = {
 }
 
 
+def authors_name(key: str) -> str:
+    """Return the authors' name of a parameter; timm calls the norms of branches bn1."""
+    return re.sub(r'(_rpr_(conv\.\d+|scale)\.)bn1\.', r'\1bn.', key)
+
+
 def released_to_mmpretrain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename released weights to those of ImageClassifier with StackedLinearClsHead.
 
@@ -410,7 +415,7 @@ def released_to_mmpretrain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if key.endswith(_COUNTERS):
             continue
         released = next(filter(key.startswith, names))
-        own = names[released] + key.removeprefix(released)
+        own = names[released] + authors_name(key.removeprefix(released))
         renamed[own] = value.flatten(1) if key == 'conv_head.weight' else value
     return renamed
 

@@ -67,5 +67,6 @@ def _register_lazily(registry: Registry, name: str, module: str) -> None:
 # The base classes of these come from mmpretrain and mmdet, which are slow to import and
 # may not be installed.
 _register_lazily(HOOKS, 'DualEMAHook', 'mmghostnetv2.engine.ema_hook')
+_register_lazily(MODELS, 'DistilledClassifier', 'mmghostnetv2.distilled_classifier')
 _register_lazily(MODELS, 'MobileNetV2Attention', 'mmghostnetv2.mobilenetv2_attention')
 _register_lazily(MODELS, 'PredictingSSDHead', 'mmghostnetv2.ssd_head')

@@ -3,6 +3,7 @@
 The files hold timm's network with random weights, in every layout they come in.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,13 +52,13 @@ def peer():
     return make_peer('ghostnetv2_100')
 
 
-def assert_same_logits(model, peer):
+def assert_same_logits(model, peer, tolerance=1e-5):
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = peer(images)
         logits = model(images)
     assert (expected[0] - expected[1]).abs().max() > 0.1  # the images matter
-    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize('name', [f'ghostnetv2_{width}' for width in (100, 130, 160)])
@@ -87,6 +88,30 @@ def test_v1(served, tmp_path):
         mapping = (r'https://.*/', served)
         model = get_model(entry, pretrained=True, url_mapping=mapping)
         assert_same_logits(model, peer)
+
+
+def test_v3(served, tmp_path):
+    """The averaged weights, beside raw ones; and timm's file for the deployed form."""
+    peer = make_peer('ghostnetv3_100')
+    weights = {
+        re.sub(r'(_rpr_.*)bn1', r'\1bn', key): value
+        for key, value in with_counters(peer.state_dict()).items()
+    }
+    raw = {key: 2 * value for key, value in weights.items()}
+    checkpoint = {'state_dict': raw, 'state_dict_ema': weights}
+    torch.save(checkpoint, tmp_path / 'ghostnetv3-1.0.pth.tar')
+    mapping = (r'https://.*/', served)
+    for entry in ('ghostnetv3-100_3rdparty_in1k', 'ghostnetv3_100_in1k'):
+        model = get_model(entry, pretrained=True, url_mapping=mapping)
+        assert_same_logits(model, peer)
+    torch.save(peer.state_dict(), tmp_path / 'timm.pth')
+    deployed = get_model(
+        'ghostnetv3_100_in1k',
+        pretrained=str(tmp_path / 'timm.pth'),
+        backbone=dict(deploy=True),
+    )
+    # The folded weights are rounded, not those that the peer has.
+    assert_same_logits(deployed, peer, tolerance=1e-4)
 
 
 LAYOUTS = {

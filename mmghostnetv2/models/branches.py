@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
+from ..checkpoint import authors_name
 from .fold_norms import (
     FoldedNorm,
     fold_weights,
@@ -142,8 +143,8 @@ def adapt_weights(
     Raises:
         RuntimeError: A part of a branch or norm is missing.
     """
-    for key in [key for key in weights if _BRANCH.match(key) and '.bn1.' in key]:
-        weights[key.replace('.bn1.', '.bn.')] = weights.pop(key)
+    for key in list(weights):
+        weights[authors_name(key)] = weights.pop(key)
     if isinstance(network.bn1, FoldedNorm):
         try:
             sum_branches(weights, network.bn1.eps, prefix)

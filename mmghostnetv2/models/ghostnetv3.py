@@ -61,8 +61,9 @@ class GhostModuleV3(BranchedBlock, GhostModule):
         if self.primary_rpr_conv is None:  # the branches are merged
             return super().halves(x)
         primary = self.primary_rpr_conv[0](x)
-        for branch in self.primary_rpr_conv[1:]:
-            primary = primary + branch(x)
+        for i, branch in enumerate(self.primary_rpr_conv):
+            if i > 0:  # TorchScript cannot call the modules of a slice
+                primary = primary + branch(x)
         primary = self.primary_conv(primary)
         cheap = self.cheap_rpr_scale(primary) + self.cheap_rpr_skip(primary)
         for branch in self.cheap_rpr_conv:

@@ -24,7 +24,7 @@ from mmghostnetv2.checkpoint import (
     read_weights,
     released_to_mmpretrain,
 )
-from mmghostnetv2.models import GhostNet, GhostNetV2
+from mmghostnetv2.models import GhostNet, GhostNetV2, GhostNetV3
 from mmghostnetv2.output import require_free, written
 
 
@@ -32,7 +32,7 @@ def convert(src: str, reverse: bool = False) -> dict[str, Tensor]:
     """Return the renamed weights of a file after :func:`check`.
 
     Args:
-        src (str): File or URL of a complete classifier, V1 or V2 of any width.
+        src (str): File or URL of a complete classifier, V1, V2 or V3 of any width.
         reverse (bool): Whether to rename from mmpretrain's names to the released ones.
 
     Raises:
@@ -54,7 +54,7 @@ def convert(src: str, reverse: bool = False) -> dict[str, Tensor]:
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
             f'{src} is not a classifier as released or as trained by '
-            f'ghostnetv2_*_in1k.py: {error}'
+            f'ghostnet*_in1k.py: {error}'
         ) from error
     return renamed
 
@@ -67,10 +67,13 @@ def check(released: dict[str, Tensor], converted: dict[str, Tensor]) -> None:
         KeyError, RuntimeError: Parameters are missing, too many or of other shapes.
         ValueError: The logits differ.
     """
-    v2 = any('.short_conv.' in key for key in released)
+    parts = {part for key in released for part in key.split('.')}
+    network = GhostNetV2 if 'short_conv' in parts else GhostNet
+    if 'primary_rpr_conv' in parts:
+        network = GhostNetV3
     # The last stage tells the width, because the stems of 1.0x and 1.1x are equal.
     width = round(len(released['blocks.9.0.conv.weight']) / 960, 2)
-    backbone = (GhostNetV2 if v2 else GhostNet)(width).eval()
+    backbone = network(width).eval()
     images = torch.randn(2, 3, 96, 96)
 
     missing, _ = backbone.load_state_dict(released, strict=False)
