@@ -51,9 +51,10 @@ optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=2e-5, nesterov=True),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
+# The full rate is reached in the fourth epoch; timm's cosine counts the first three.
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-4 / 0.05, begin=0, end=3),
-    dict(type='CosineAnnealingLR', eta_min=1e-5, begin=3, end=max_epochs),
+    dict(type='LinearLR', start_factor=1e-4 / 0.05, begin=0, end=4),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, begin=0, end=max_epochs),
 ]
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)
 val_cfg = dict()

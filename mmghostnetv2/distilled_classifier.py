@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
 from mmpretrain.models import ImageClassifier
+from mmpretrain.registry import MODELS
 from torch import Tensor
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from timm.data.auto_augment import AugmentOp, rand_augment_transform
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import RMSpropTF, param_groups_weight_decay
-from timm.scheduler import StepLRScheduler
+from timm.scheduler import CosineLRScheduler, StepLRScheduler
 from timm.utils import ModelEmaV2
 
 
@@ -284,3 +284,28 @@ def test_random_erasing(config):
     assert pixels.std(0) == pytest.approx(bgr_std, abs=3)
     assert np.corrcoef(pixels.T)[0, 1] < 0.1  # each channel and pixel by itself
     assert 0.015 < min(shares) < 0.04 and 0.28 < max(shares) < 0.36
+
+
+def test_schedule_of_v3():
+    """As in the authors' train.py; timm's cosine counts the epochs of the warm-up."""
+    config = Config.fromfile(ROOT / 'configs' / 'ghostnetv3_100_in1k.py')
+    assert config.custom_hooks[0].momentum == pytest.approx(1 - 0.9998)
+    assert config.model.head.dropout_rate == 0
+    model = small_model(config)
+    wrapper = build_optim_wrapper(model, config.optim_wrapper)
+    decays = {group['weight_decay'] for group in wrapper.param_groups}
+    assert decays == {0, 2e-5} and wrapper.param_groups[0]['nesterov']
+    schedulers = [
+        PARAM_SCHEDULERS.build(dict(cfg, optimizer=wrapper))
+        for cfg in config.param_scheduler
+    ]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    peer = CosineLRScheduler(
+        optimizer, t_initial=300, lr_min=1e-5, warmup_t=3, warmup_lr_init=1e-4
+    )
+    for epoch in range(300):
+        expected = optimizer.param_groups[0]['lr']
+        assert wrapper.get_lr()['lr'][0] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        for scheduler in schedulers:
+            scheduler.step()
+        peer.step(epoch + 1)

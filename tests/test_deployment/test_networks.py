@@ -17,7 +17,7 @@ NORM = dict(type='BN')
 # Light heads, which without norms would return anything, and fewer boxes. RTMDet and
 # YOLOv3 need multiples of 32.
 DETECTORS = {
-    'yolov3_ghostnetv2_320': {},
+    'yolov3_ghostnetv3_320': {},
     'ssdlite_ghostnetv2_coco': {},
     'retinanet_ghostnetv2_fpn_coco': {
         'model.neck.norm_cfg': NORM,

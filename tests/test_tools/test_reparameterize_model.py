@@ -190,7 +190,7 @@ def test_segmentor(trained, folded, coco_mini):
 def test_convolutions_with_a_norm_for_each_level(trained, folded):
     """RTMDet's head applies the same ones on all levels, each with other norms."""
     pytest.importorskip('mmdet', reason='needs mmdet')
-    source = trained('rtmdet-tiny_ghostnetv2_coco', ('one',))
+    source = trained('rtmdet-tiny_ghostnetv3_coco', ('one',))
     model = check_files(source, folded(*source), ('one',))
     image = torch.rand(1, 3, 224, 224)
     with torch.no_grad():
