@@ -51,6 +51,24 @@ def test_classifiers_are_timms(peer, name):
     assert_equal(compute(network), compute(peer))
 
 
+@pytest.mark.parametrize('option', ['+deploy', '+reparameterized'])
+def test_branches_are_merged(option):
+    """Ours as GhostNetV2's network, timm's as timm does it; timm keeps 54 norms."""
+    pytest.importorskip('mmpretrain')
+    pytest.importorskip('timm')
+    torch.manual_seed(0)
+    theirs = randomize_norms(build_network('timm:ghostnetv3_050'))
+    options = {'model.backbone.widen_factor': 0.5, 'model.head.in_channels': 480}
+    ours = build_network('ghostnetv3_100_in1k', options)
+    copy_weights(theirs, ours)
+    expected = compute(theirs)
+    assert_equal(compute(ours), expected)
+    merged = apply_options(ours if option == '+deploy' else theirs, f'a{option}')
+    norms = [m for m in merged.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == (0 if option == '+deploy' else 54)
+    assert_equal(compute(merged), expected)
+
+
 def test_timm_backbone_is_ours_for_detectors():
     """Features of strides 4 to 32, from the stages that timm takes."""
     pytest.importorskip('mmpretrain')

@@ -46,7 +46,7 @@ def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
     return model
 
 
-OPTIONS = ('backbone', 'deploy', 'channels_last')
+OPTIONS = ('backbone', 'reparameterized', 'deploy', 'channels_last')
 
 
 def split_options(text: str) -> tuple[str, list[str]]:
@@ -125,12 +125,17 @@ def _build(name: str, cfg_options: dict | None) -> nn.Module:
 def apply_options(network: nn.Module, text: str) -> nn.Module:
     """Apply those options of a name that do not change what the network computes.
 
-    ``+deploy`` folds the batch norms. ``+channels_last`` changes the memory format of
-    the weights; the outputs of convolutions then have this format, too. ``network``,
-    which :func:`build_network` built for the same text, is changed in place and
-    returned.
+    ``+deploy`` merges branches and folds the batch norms. ``+reparameterized`` merges
+    the branches of a network of timm as timm does. ``+channels_last`` changes the
+    memory format of the weights; the outputs of convolutions then have this format,
+    too. ``network``, which :func:`build_network` built for the same text, is changed in
+    place and returned.
     """
     _, options = split_options(text)
+    if 'reparameterized' in options:
+        from timm.utils import reparameterize_model
+
+        network = reparameterize_model(network, inplace=True)
     if 'deploy' in options:
         fold_norms(network)
     if 'channels_last' in options:
@@ -140,14 +145,21 @@ def apply_options(network: nn.Module, text: str) -> nn.Module:
 
 @torch.no_grad()
 def copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Copy the weights of ``source`` to ``target`` in the order of their layers.
+    """Copy the weights of ``source`` to ``target``.
 
-    Two libraries may name the parameters of a network differently, but register its
-    layers in the same order. The weight of a 1x1 convolution fits a linear layer.
+    If ``target`` does not load them by their names, they are copied in the order of
+    their layers: two libraries may name the parameters of a network differently, but
+    register its layers in the same order. The weight of a 1x1 convolution fits a linear
+    layer.
 
     Raises:
         ValueError: The number of weights or the size of one of them differs.
     """
+    try:
+        target.load_state_dict(source.state_dict())
+        return
+    except RuntimeError:
+        pass
     ours, theirs = (list(n.state_dict().items()) for n in (target, source))
     if len(ours) != len(theirs):
         raise ValueError(f'{len(theirs)} weights do not fit a network of {len(ours)}')

@@ -7,8 +7,9 @@ Example:
 
 A NETWORK is the file or the name of a config of mmpretrain, mmdet or mmseg; timm:NAME;
 TIMMBackbone:NAME, which returns features of strides 4 to 32; or mmpretrain:NAME.
-Options follow a plus sign: +backbone takes the backbone alone, +deploy folds the batch
-norms, and +channels_last sets torch's memory format. A network is timed from the
+Options follow a plus sign: +backbone takes the backbone alone, +deploy merges branches
+and folds the batch norms, +reparameterized merges the branches of a network of timm as
+timm does, and +channels_last sets torch's memory format. A network is timed from the
 normalised image to the outputs of its head.
 
 The weights are random. Before the timing, the outputs of each network must equal those
