@@ -157,7 +157,7 @@ def test_plots(run, tmp_path):
     sizes = ['--images', '1x32', '1x64', '1x96', '--rounds', '1', '--plot']
     run(OURS, 'timm:mobilenetv3_large_100', *sizes)
     assert Image.open(tmp_path / 'benchmark.png').size == (1300, 3300)
-    assert Image.open(tmp_path / 'resolution.png').size == (715, 605)
+    assert Image.open(tmp_path / 'resolution.png').size == (1300, 1100)
 
 
 def test_training_steps(run, tool, tmp_path):
