@@ -211,7 +211,7 @@ def draw_task(data, path):
     for axis, picture in zip(axes.flat, sum(rows, []), strict=True):
         axis.imshow(plt.imread(picture))
         kind, _, digit = picture.parent.name.partition('_')
-        title = f'a single {digit}' if kind == 'single' else f'right is {digit} left'
+        title = f'a single {digit}' if kind == 'single' else f'right comes {digit} left'
         axis.set_title(title, fontsize=11)
         axis.axis('off')
     figure.savefig(path, dpi=100)
