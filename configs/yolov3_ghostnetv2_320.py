@@ -4,7 +4,10 @@ _base_ = 'mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py'
 
 custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)
 
-default_hooks = dict(checkpoint=dict(type='SafeCheckpointHook'))
+default_hooks = dict(
+    checkpoint=dict(type='SafeCheckpointHook'),
+    classes=dict(type='CheckClassesHook'),
+)
 # Workers that start at each epoch with torch's seeds let a resumed training be exact.
 train_dataloader = dict(
     persistent_workers=False, worker_init_fn=dict(type='keep_torch_seeds')

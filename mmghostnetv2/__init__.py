@@ -78,6 +78,7 @@ if find_spec('mmcv._ext') is None and find_spec('torchvision'):
 
 from . import checkpoint, engine, models  # noqa: E402
 from .apis import config_path, init_model, list_configs, register_models  # noqa: E402
+from .models import *  # noqa: E402, F403
 
 register_models()
 
@@ -90,3 +91,4 @@ __all__ = [
     'list_configs',
     'models',
 ]
+__all__ += models.__all__

@@ -4,11 +4,14 @@ import argparse
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from torch import nn
 
 from .apis import change_config, init_model, read_config, require_model
@@ -16,6 +19,11 @@ from .checkpoint import read_weights
 
 # The messages of these errors are clear alone. Others are shown with the error's type.
 READABLE = (ValueError, OSError, RuntimeError, ImportError)
+# Warnings about OpenMMLab's own code and configs, which a user cannot act on
+IGNORED_WARNINGS = (
+    'pkg_resources is deprecated as an API',
+    "'pin_memory' argument is set as true but no accelerator",
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -169,9 +177,11 @@ def runner_config(args: argparse.Namespace, checkpoint: str | None) -> Config:
         FileNotFoundError, OSError, RuntimeError: The config has no model, or the
             checkpoint cannot be read. A runner would notice it only after it has begun
             its logs and read the data.
+        ValueError: torchrun started more processes on this machine than it has GPUs.
     """
     cfg = load_config(args)
     require_model(cfg)
+    _require_gpus(cfg)
     # Processes that are not connected yet would all download the same file.
     if checkpoint and args.launcher == 'none':
         read_weights(checkpoint)
@@ -179,6 +189,17 @@ def runner_config(args: argparse.Namespace, checkpoint: str | None) -> Config:
     default = cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
     cfg.work_dir = args.work_dir or default
     return cfg
+
+
+def _require_gpus(cfg: Config) -> None:
+    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))  # torchrun sets it
+    gpus = torch.cuda.device_count()
+    can_use_cpu = str(cfg.get('runner_type')).endswith('GlooRunner')
+    if 1 < processes > gpus and get_device() in ('cpu', 'cuda') and not can_use_cpu:
+        raise ValueError(
+            f'{processes} processes need as many GPUs, but PyTorch finds {gpus}: start '
+            f'fewer, or let the CPU compute by configs/_base_/gloo_cpu.py'
+        )
 
 
 def add_shape(parser: argparse.ArgumentParser, **kwargs) -> None:
@@ -255,6 +276,8 @@ def run_tool(main: Callable[[], int | None]) -> None:
     argparse); 1 if something fails, with one line on stderr, and with the traceback
     before it if MMGHOSTNETV2_DEBUG is set in the environment; 130 after Ctrl-C.
     """
+    for text in IGNORED_WARNINGS:
+        warnings.filterwarnings('ignore', text, UserWarning)
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -6,6 +6,15 @@ import types
 import pytest
 
 import mmghostnetv2
+from mmghostnetv2 import models
+
+
+def test_public_names():
+    """The networks and layers are names of the package, too."""
+    assert mmghostnetv2.GhostNetV2 is models.ghostnetv2.GhostNetV2
+    assert {*models.__all__, 'init_model', 'list_configs'} <= {*mmghostnetv2.__all__}
+    for name in mmghostnetv2.__all__:
+        getattr(mmghostnetv2, name)
 
 
 @pytest.mark.parametrize('name', list(mmghostnetv2.MINIMUM_VERSIONS))

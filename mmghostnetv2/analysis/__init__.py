@@ -1,3 +1,5 @@
+"""Costs, latency and memory of networks."""
+
 from .complexity import count, count_blocks
 from .latency import (
     Quartiles,

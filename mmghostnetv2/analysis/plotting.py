@@ -1,5 +1,6 @@
-"""Names beside points."""
+"""Colours and marks of the networks in all plots, and names beside points."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,26 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
+# Colour and marker of each family. The colours are those of Okabe and Ito for readers
+# who are colour-blind, and the markers differ without colour, too.
+FAMILIES = {
+    'GhostNetV1': ('#e69f00', 's'),
+    'GhostNetV2': ('#0072b2', 'o'),
+    'GhostNetV3': ('#009e73', '^'),
+    'others': ('#6e6e78', 'D'),
+}
+
 # Places of a name, right of its point and above it, in points of length, nearest first.
 _PLACES = [(7, 0), (-7, 0), (0, 7), (0, -7)]
 _PLACES += [(x, y) for far in (14, 24, 36, 48) for x in (7, -7) for y in (far, -far)]
 _HORIZONTAL, _VERTICAL = ('center', 'left', 'right'), ('center', 'bottom', 'top')
+
+
+def family_of(network: str) -> str:
+    """Return the key of ``FAMILIES`` of a network's name or of its config's."""
+    ghost = re.search(r'ghostnet(?:v(\d))?(?![a-z])', network.lower())
+    name = f'GhostNetV{ghost[1] or 1}' if ghost else 'others'
+    return name if name in FAMILIES else 'others'
 
 
 def place_names(
@@ -32,8 +49,9 @@ def place_names(
     figure.draw_without_rendering()
     figure.set_layout_engine('none')
     inside = panel.get_window_extent().padded(-3)
+    radius = 4 * figure.dpi / 72  # of a point, in pixels
     taken = [
-        Bbox.from_bounds(x - 5, y - 5, 10, 10)
+        Bbox.from_bounds(x - radius, y - radius, 2 * radius, 2 * radius)
         for line in panel.lines
         for x, y in panel.transData.transform(line.get_xydata())
     ]
@@ -55,5 +73,6 @@ def place_names(
                 break
         taken.append(box)
         if abs(above) > 7:  # the name is not beside its point
-            arrow = dict(arrowstyle='-', color='0.6', shrinkB=4)
-            panel.annotate('', (x, y), (right, above), arrowprops=arrow, **style)
+            arrow = dict(arrowstyle='-', color='0.4', linewidth=0.8, shrinkB=3)
+            above_names = style | dict(zorder=5)
+            panel.annotate('', (x, y), (right, above), arrowprops=arrow, **above_names)

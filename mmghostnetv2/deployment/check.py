@@ -91,7 +91,7 @@ def require_same(
 
     ``session`` runs the file on ``images``, (N, 3, H, W), and ``runtime`` is its name
     for messages. The norms of ``network`` must not be folded, so that this check also
-    finds a wrong fold. The result says what was found to be equal.
+    finds a wrong fold. The result is 'agree: ' and what was found to be equal.
 
     Raises:
         RuntimeError: An output differs by more than 1e-5 of its largest value and by
@@ -106,7 +106,7 @@ def require_same(
         rounding = max(map(largest_error, rounded, expected))
         tolerance = min(max(MIN_TOLERANCE, 2 * rounding), TOLERANCE)
         require_equal(outputs, expected, tolerance, runtime)
-        return f'outputs within {tolerance:.1e} of their largest value'
+        return f'agree: outputs within {tolerance:.1e} of their largest value'
     return _require_same_labels(outputs, expected, runtime)
 
 
@@ -116,7 +116,7 @@ def _require_same_labels(outputs, expected, runtime: str) -> str:
     share = min(np.mean(a == b) for a, b in zip(outputs, expected, strict=True))
     if share < MIN_EQUAL_LABELS:
         raise RuntimeError(f'{runtime} returns {1 - share:.2%} other labels than torch')
-    return f'{share:.3%} of the labels'
+    return f'agree: {share:.3%} of the labels'
 
 
 def _require_same_boxes(outputs, expected, side: int, runtime: str) -> str:
@@ -142,8 +142,12 @@ def _require_same_boxes(outputs, expected, side: int, runtime: str) -> str:
             f'{runtime} lacks {missing} of the {number} boxes that predict finds, and '
             f'has {others} others'
         )
-    worst = errors.max(initial=0) * side
-    return f'{number - missing} of {number} boxes within {worst:.1e} pixels'
+    if number == 0:
+        return (
+            'find no box in this picture, so none was compared: --image names another'
+        )
+    worst = errors.max() * side
+    return f'agree: {number - missing} of {number} boxes within {worst:.1e} pixels'
 
 
 def require_predictions(
@@ -157,8 +161,8 @@ def require_predictions(
 
     ``model`` is as it was trained, not folded. ``session`` runs the file, whose output
     is 'predictions' and which normalises if ``preprocess``; ``runtime`` is its name for
-    messages. ``pixels`` are a picture, RGB, (H, W, 3), uint8. The result says what was
-    compared and how close it is.
+    messages. ``pixels`` are a picture, RGB, (H, W, 3), uint8. The result is 'agree: '
+    and how close they are, or says that there was nothing to compare.
 
     Raises:
         RuntimeError: They differ.
@@ -169,5 +173,5 @@ def require_predictions(
         return _require_same_boxes(outputs, expected, max(pixels.shape), runtime)
     if task == 'classification':
         require_equal(outputs, expected, TOLERANCE, runtime)
-        return f'scores within {np.abs(outputs[0] - expected[0]).max():.1e}'
+        return f'agree: scores within {np.abs(outputs[0] - expected[0]).max():.1e}'
     return _require_same_labels(outputs, expected, runtime)

@@ -99,10 +99,10 @@ def export_model(
         if not is_detector:
             trained = deployable(model, output, preprocess)
             equal = require_same(trained, session, images, title)
-            said.append(f'{title} and torch agree: {equal}')
+            said.append(f'{title} and torch {equal}')
         if is_detector or (check and output == 'predictions'):
             equal = require_predictions(model, session, pixels, preprocess, title)
-            said.append(f"{title} and the library's predict agree: {equal}")
+            said.append(f"{title} and the library's predict {equal}")
     else:
         said.append(f'{title} does not run here; only shapes were compared')
     for name, value in compress.items():

@@ -323,6 +323,7 @@ class Segmentor(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the class ids (N, H, W) of normalised images (N, 3, H, W)."""
         logits = self.model.decode_head(self.model.extract_feat(images))
         size, corners = images.shape[-2:], self.model.align_corners
         logits = F.interpolate(logits, size, mode='bilinear', align_corners=corners)
@@ -346,6 +347,7 @@ class Classifier(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the scores (N, C) of normalised images (N, 3, H, W)."""
         return self.model.head(self.model.extract_feat(images)).softmax(1)
 
 
@@ -370,6 +372,7 @@ class Features(nn.Module):
         self.output_names = tuple(f'features{i}' for i in range(len(stages)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the features of normalised images (N, 3, H, W)."""
         return tuple(self.backbone(images))
 
 

@@ -4,6 +4,7 @@
 """
 
 from .channels_last_hook import ChannelsLastHook
+from .check_classes_hook import CheckClassesHook
 from .gloo_runner import GlooRunner
 from .optimizers import gpu_amp_optim_wrapper, rmsprop_tf
 from .safe_checkpoint_hook import SafeCheckpointHook, keep_torch_seeds
@@ -11,6 +12,7 @@ from .schedulers import TimmStepLR
 
 __all__ = [
     'ChannelsLastHook',
+    'CheckClassesHook',
     'GlooRunner',
     'SafeCheckpointHook',
     'TimmStepLR',

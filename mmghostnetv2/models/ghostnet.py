@@ -64,6 +64,8 @@ class GhostNet(BaseModule):
         init_cfg (dict | list[dict], optional): Initialisation. None leaves PyTorch's
             own, as the released code does. ``type='Pretrained'`` takes released and
             timm files as they are, see :mod:`mmghostnetv2.checkpoint`.
+        pretrained (None): Only None, which has no effect. mmseg's segmentors pass their
+            own ``pretrained`` on to the backbone.
 
     Attributes:
         out_channels (tuple[int, ...]): Channels of each output, shallow to deep.
@@ -128,8 +130,15 @@ class GhostNet(BaseModule):
         act_cfg: dict = dict(type='ReLU', inplace=True),
         deploy: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        pretrained: None = None,
     ) -> None:
         super().__init__(init_cfg)
+        if pretrained is not None:
+            raise ValueError(
+                f'pretrained must be None, got {pretrained!r}, perhaps from a base '
+                'config of mmseg: set model.pretrained=None, and name the weights in '
+                "the backbone's init_cfg=dict(type='Pretrained', checkpoint=...)"
+            )
         num_stages = len(self.arch_settings) + 1
         is_number = isinstance(widen_factor, (int, float)) and widen_factor is not True
         if not is_number or not 0 < widen_factor < inf:

@@ -1,3 +1,5 @@
+"""What DFC attention and self-attention look at."""
+
 from .attention_maps import (
     decoupled_attention,
     down_sampled_position,

@@ -102,3 +102,17 @@ def test_segmentor(name):
     with DefaultScope.overwrite_default_scope('mmseg'):
         result = check(build('mmseg', name), data)
     assert result.pred_sem_seg.data.shape == (1, 64, 96)
+
+
+def test_pretrained_of_segmentor():
+    """The weights that mmseg's base configs name for a ResNet are refused by name."""
+    mmseg = pytest.importorskip('mmseg', reason='needs mmsegmentation')
+    root = Path(mmseg.__file__).parent / '.mim' / 'configs'
+    cfg = Config.fromfile(root / '_base_/models/fpn_r50.py').model
+    cfg.backbone = dict(type='GhostNetV2', out_indices=(2, 4, 6, 8))
+    cfg.neck.in_channels = [24, 40, 112, 160]
+    models = import_module('mmseg.registry').MODELS
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        models.build({**cfg, 'pretrained': None})
+        with pytest.raises(ValueError, match='resnet50_v1c.*model.pretrained=None'):
+            models.build(cfg)

@@ -1,5 +1,7 @@
 """What counts as equal and what does not, for runtimes that are made up here."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -70,7 +72,9 @@ def detector():
 
 
 def test_boxes(detector):
-    assert 'boxes within' in outcome(detector, preprocess=True)
+    assert re.match(
+        r'agree: [1-9]\d* of \d+ boxes within', outcome(detector, preprocess=True)
+    )
 
     def move(outputs):  # three of a hundred pixels
         outputs[0][:, ::30, 2] += 0.05 * SIZE[1]
@@ -114,6 +118,17 @@ def test_boxes_that_predict_does_not_find(detector):
             require_predictions(detector, session, pixels, False, 'it')
     finally:
         cfg.max_per_img = before
+
+
+def test_no_boxes_are_no_agreement(detector, monkeypatch):
+    monkeypatch.setitem(detector.bbox_head.test_cfg, 'score_thr', 1.0)
+    assert 'find no box' in outcome(detector)
+
+    def invent(outputs):
+        outputs[1][:, 0] = 0
+
+    with pytest.raises(RuntimeError, match='lacks 0 of the 0 .* has 1 others'):
+        outcome(detector, invent)
 
 
 def test_pixels():

@@ -327,6 +327,16 @@ def test_wrong_size_is_named(tool, exported, tmp_path, capsys):
     assert 'takes 128x128' in message
 
 
+def test_nothing_found_is_said(tool, exported, image, tmp_path, capsys):
+    folder = exported('detector')
+    args = [str(folder / 'a.onnx'), str(image), '--out-dir', str(tmp_path)]
+    tool.main([*args, '--score-thr', '1'])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1].strip() == 'no box has a score of --score-thr 1.0 or more'
+    tool.main([*args, '--score-thr', '0', '--force'])
+    assert 'no box' not in capsys.readouterr().out
+
+
 def test_drawings_never_replace_pictures(tool, exported, image, tmp_path, capsys):
     folder = exported('detector')
     picture = tmp_path / 'a.jpg'

@@ -50,6 +50,14 @@ def test_single_output_is_a_tuple(images):
 
 
 @EACH
+def test_pretrained(cls):
+    """The argument that mmseg's segmentors pass on is None or refused."""
+    assert cls(pretrained=None).state_dict().keys() == cls().state_dict().keys()
+    with pytest.raises(ValueError, match=r"resnet50.*init_cfg=dict\(type='Pretrained'"):
+        cls(pretrained='open-mmlab://resnet50_v1c')
+
+
+@EACH
 def test_every_parameter_gets_a_gradient(cls, images):
     """Also with shallow taps: what no output needs is not built."""
     for out_indices in [(9,), (4, 6, 8), (2,)]:

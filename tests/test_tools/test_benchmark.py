@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
-from mmghostnetv2.analysis.plotting import place_names
+from mmghostnetv2.analysis.plotting import FAMILIES, family_of, place_names
 
 from ..conftest import ROOT
 from .conftest import load_tool
@@ -156,8 +156,8 @@ def test_memory(run, tmp_path):
 def test_plots(run, tmp_path):
     sizes = ['--images', '1x32', '1x64', '1x96', '--rounds', '1', '--plot']
     run(OURS, 'timm:mobilenetv3_large_100', *sizes)
-    assert Image.open(tmp_path / 'benchmark.png').size == (2145, 605)
-    assert Image.open(tmp_path / 'resolution.png').size == (715, 605)
+    assert Image.open(tmp_path / 'benchmark.png').size == (1300, 3300)
+    assert Image.open(tmp_path / 'resolution.png').size == (1300, 1100)
 
 
 def test_training_steps(run, tool, tmp_path):
@@ -230,17 +230,37 @@ def test_plot_has_a_point_for_each_accuracy(tool, monkeypatch, tmp_path):
         ]
         for axes in figures[0].axes
     ]
-    orange = '#e07b00'
+    blue = '#0072b2'
     assert points == [
-        [(3, 75.3, orange), (3, 75.186, 'white')],
-        [(5, 75.3, orange), (5, 75.186, 'white')],
+        [(3, 75.3, blue), (3, 75.186, 'white')],
+        [(5, 75.3, blue), (5, 75.186, 'white')],
     ]
     names = [[text.get_text() for text in axes.texts] for axes in figures[0].axes]
     assert names == [[DEPLOY], [THEIRS]]
     labels = [text.get_text() for text in figures[0].legends[0].get_texts()]
     accuracies = ["the paper's accuracy", "timm's accuracy"]
     assert labels == ['GhostNetV2', 'others', *accuracies]
-    assert Image.open(tmp_path / 'a.png').size == (1430, 605)
+    assert Image.open(tmp_path / 'a.png').size == (1300, 2200)
+
+
+@pytest.mark.parametrize(
+    ('name', 'family'),
+    [
+        ('ghostnet_110_in1k', 'GhostNetV1'),
+        ('GhostNetV1 1.1x', 'GhostNetV1'),
+        ('timm:ghostnet_100', 'GhostNetV1'),
+        ('yolov3_ghostnetv2_320+deploy', 'GhostNetV2'),
+        ('timm:ghostnetv3_100', 'GhostNetV3'),
+        ('timm:mobilenetv2_100', 'others'),
+    ],
+)
+def test_family(name, family):
+    """The versions are told apart in plots, by colour and by marker."""
+    assert family_of(name) == family
+
+
+def test_families_are_told_apart_without_colour():
+    assert len({marker for _, marker in FAMILIES.values()}) == len(FAMILIES)
 
 
 def test_names_cover_nothing():
@@ -291,7 +311,7 @@ def test_plot_of_latency_over_resolution(tool, monkeypatch, tmp_path):
     tool.draw_resolution(pd.DataFrame(results), tmp_path / 'a.png')
     (axes,) = figures[0].axes
     assert axes.get_xscale() == axes.get_yscale() == 'log'
-    assert axes.get_title() == 'torch, 1 thread(s), batch of 1'
+    assert axes.get_title() == 'Latency over resolution in torch, 1 thread, batch of 1'
     drawn = {line.get_label(): line for line in axes.lines}
     one, dashed = (
         drawn[f'{OURS}: pixels$^{{1.10}}$'],

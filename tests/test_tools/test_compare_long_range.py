@@ -154,8 +154,8 @@ def test_curves(tool, tmp_path, monkeypatch):
     axes = tool.plt.gcf().axes[0]
     drawn = {line.get_label(): line for line in axes.lines}
     for name, colour, mean, low, high in (
-        ('GhostNet V1 1.1x', 'tab:orange', [52, 65], 50, 70),
-        ('GhostNetV2 1.0x', 'tab:blue', [51, 92], 50, 94),
+        ('GhostNet V1 1.1x', '#e69f00', [52, 65], 50, 70),
+        ('GhostNetV2 1.0x', '#0072b2', [51, 92], 50, 94),
     ):
         (line,) = [drawn[label] for label in drawn if label.startswith(name)]
         assert line.get_xydata().tolist() == [[1, mean[0]], [2, mean[1]]]

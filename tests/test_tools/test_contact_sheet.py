@@ -123,6 +123,18 @@ def test_labels_sit_above_predictions_and_below_truth(tool, scene):
         assert 0.03 < 1 - ground.mean() < 0.6
 
 
+def test_labels_cover_no_other_object(tool, scene):
+    """The label of the lower box would cover the upper one, and moves aside."""
+    scene.truth['annotations'] = []
+    upper, lower = [100, 40, 100, 70], [100, 112, 100, 60]
+    found = [scene.box(3, 2, box, score=0.5) for box in (upper, lower)]
+    tool.main(scene.arguments(found, '--cell', '400'))
+    wide, _ = cells(scene.sheet())
+    assert (wide[44:106, 104:196] == GREY).all()
+    assert (wide[116:168, 104:196] == GREY).all()
+    assert (wide == ORANGE).all(-1).sum() > 2 * 300  # both labels are drawn
+
+
 def test_labels_stay_inside_the_picture(tool, scene):
     corners = [[0, 0, 40, 40], [370, 0, 30, 30], [0, 180, 20, 20], [380, 180, 20, 20]]
     scene.truth['annotations'] = []

@@ -134,6 +134,15 @@ def test_auto_scale_lr_says_what_it_needs(run):
     assert 'base_batch_size' in log and 'Traceback' not in log
 
 
+def test_more_processes_than_gpus(run_script, folder, tmp_path):
+    """As torchrun starts them, without a GPU or with fewer: one line, no log."""
+    environ = dict(PYTHONPATH=str(folder), LOCAL_WORLD_SIZE='64')
+    args = 'config.py', '--launcher', 'pytorch', '--work-dir', tmp_path / 'new'
+    printed = run_script(TOOLS / 'train.py', *args, cwd=folder, expect=1, **environ)
+    assert re.search(r'^error: 64 processes need as many GPUs', printed, re.M)
+    assert 'Traceback' not in printed and not (tmp_path / 'new').exists()
+
+
 def test_a_failing_training_logs_where(run, tmp_path):
     options = '--work-dir', tmp_path, '--cfg-options', 'train_dataloader.batch_size=2.5'
     printed = run('train.py', 'config.py', *options, fails=True)

@@ -57,7 +57,7 @@ from mmghostnetv2.analysis import (
 )
 from mmghostnetv2.analysis.memory import peak_memory
 from mmghostnetv2.analysis.networks import apply_options, copy_weights, split_options
-from mmghostnetv2.analysis.plotting import place_names
+from mmghostnetv2.analysis.plotting import FAMILIES, family_of, place_names
 from mmghostnetv2.analysis.running import CUDA_RUNTIMES, random_images
 from mmghostnetv2.arguments import (
     add_cfg_options,
@@ -279,13 +279,18 @@ def read_accuracies():
     return found
 
 
-def panels(settings, **kwargs):
-    """Make a figure with a panel for each setting; return it and {setting: axes}."""
-    size = 6.5 * len(settings), 5.5
-    figure = Figure(figsize=size, dpi=110, layout='constrained')
-    axes = figure.subplots(1, len(settings), squeeze=False, **kwargs)[0]
+def panels(settings, what, **kwargs):
+    """Make a figure with a panel for each setting; return it and {setting: axes}.
+
+    The titles begin with ``what`` is drawn.
+    """
+    # A page shows it 700 pixels wide, a panel below the other.
+    size = 6.5, 5.5 * len(settings)
+    figure = Figure(figsize=size, dpi=200, layout='constrained')
+    axes = figure.subplots(len(settings), 1, squeeze=False, **kwargs)[:, 0]
     for panel, (runtime, threads, images) in zip(axes, settings, strict=True):
-        title = f'{runtime}, {threads} thread(s), {images}'
+        plural = '' if threads == 1 else 's'
+        title = f'{what} in {runtime}, {threads} thread{plural}, {images}'
         panel.set_title(title, fontsize='medium')
         panel.grid(alpha=0.3)
     return figure, dict(zip(settings, axes, strict=True))
@@ -294,32 +299,31 @@ def panels(settings, **kwargs):
 def draw_accuracy(results, accuracies, path):
     """Draw accuracy over latency, a panel for each setting."""
     groups = dict(list(results.groupby(SETTING[:3], sort=False)))
-    figure, axes = panels(groups, sharey=True)
-    colors = {'GhostNetV2': '#e07b00', 'others': '#6e6e78'}
+    figure, axes = panels(groups, 'Accuracy over latency', sharey=True)
+    families = {family_of(name): None for name in results.network}
     names = {}
     for setting, panel in axes.items():
         names[setting] = []
         for row in groups[setting].itertuples():
             found = accuracies.get(split_options(row.network)[0], {})
-            color = colors['GhostNetV2' if 'ghostnetv2' in row.network else 'others']
+            color, marker = FAMILIES[family_of(row.network)]
             for source, y in found.items():
                 face = color if source == 'paper' else 'white'
                 x = row.milliseconds_median
-                panel.plot(x, y, 'o', color=color, markerfacecolor=face)
+                panel.plot(x, y, marker, color=color, markerfacecolor=face)
             if found:
                 names[setting].append((x, max(found.values()), row.network))
         panel.set_xlabel('latency, ms')
         panel.margins(0.3, 0.1)  # makes room for the names
-    first = next(iter(axes.values()))
-    first.set_ylabel('ImageNet top-1, %')
-    marks = [(color, color, name) for name, color in colors.items()]
-    marks += [('black', 'black', "the paper's accuracy")]
-    marks += [('black', 'white', "timm's accuracy")]
+        panel.set_ylabel('ImageNet top-1, %')
+    marks = [(*FAMILIES[name], FAMILIES[name][0], name) for name in sorted(families)]
+    marks += [('black', 'o', 'black', "the paper's accuracy")]
+    marks += [('black', 'o', 'white', "timm's accuracy")]
     handles = [
-        Line2D([], [], ls='', marker='o', color=color, markerfacecolor=face, label=name)
-        for color, face, name in marks
+        Line2D([], [], ls='', marker=marker, color=color, mfc=face, label=name)
+        for color, marker, face, name in marks
     ]
-    figure.legend(handles=handles, fontsize=8, loc='outside upper center', ncols=4)
+    figure.legend(handles=handles, fontsize=8, loc='outside upper center', ncols=3)
     for setting, panel in axes.items():
         place_names(panel, names[setting])
     figure.savefig(path)
@@ -333,7 +337,7 @@ def draw_resolution(results, path):
     """
     curves = curves_of(results)
     settings = list(dict.fromkeys((r, t, f'batch of {b}') for r, t, b, _ in curves))
-    figure, axes = panels(settings)
+    figure, axes = panels(settings, 'Latency over resolution')
     for (runtime, threads, batch, name), curve in curves.items():
         panel = axes[runtime, threads, f'batch of {batch}']
         sides, color = np.sqrt(curve.pixels), None

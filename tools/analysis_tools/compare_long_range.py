@@ -36,6 +36,7 @@ from scipy import stats
 
 from mmghostnetv2.analysis import build_network, count
 from mmghostnetv2.analysis.latency import available_cores
+from mmghostnetv2.analysis.plotting import FAMILIES, family_of
 from mmghostnetv2.arguments import at_least, make_parser, run_tool
 from mmghostnetv2.forks import mim_package
 from mmghostnetv2.output import markdown_table, require_same_config, written
@@ -45,7 +46,7 @@ NETWORKS = {  # differences are the second minus the first
     'GhostNet V1 1.1x': 'configs/digits/ghostnet_110_pairs.py',
     'GhostNetV2 1.0x': 'configs/digits/ghostnetv2_100_pairs.py',
 }
-COLOURS = 'tab:orange', 'tab:blue'
+COLOURS = [FAMILIES[family_of(name)][0] for name in NETWORKS]
 METRIC = 'accuracy/top1'
 CHANCE = 50
 SIZES = {  # options of make_digit_pairs.py
@@ -193,6 +194,7 @@ def draw_curves(curves, last, path):
         axes.plot(epochs, np.transpose(values), color=colour, linewidth=0.7)
     axes.axhline(CHANCE, color='grey', linestyle=':', label='chance')
     axes.set(xlabel='epoch', ylabel='accuracy on pairs of held-out digits, %')
+    axes.set_title('Which of two distant digits comes first?')
     axes.set_xticks(epochs)
     figure.legend(loc='outside upper center')
     axes.grid(alpha=0.3)
@@ -208,7 +210,9 @@ def draw_task(data, path):
     figure, axes = plt.subplots(3, 4, figsize=(9, 3.2), layout='constrained')
     for axis, picture in zip(axes.flat, sum(rows, []), strict=True):
         axis.imshow(plt.imread(picture))
-        axis.set_title(picture.parent.name, fontsize=10)
+        kind, _, digit = picture.parent.name.partition('_')
+        title = f'a single {digit}' if kind == 'single' else f'right comes {digit} left'
+        axis.set_title(title, fontsize=11)
         axis.axis('off')
     figure.savefig(path, dpi=100)
     plt.close(figure)

@@ -28,7 +28,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 import yaml
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from mmpretrain import get_model
 
@@ -42,7 +41,7 @@ from mmghostnetv2.analysis import (
     randomize_norms,
     time_interleaved,
 )
-from mmghostnetv2.analysis.plotting import place_names
+from mmghostnetv2.analysis.plotting import FAMILIES, family_of, place_names
 from mmghostnetv2.arguments import (
     add_out_dir,
     make_parser,
@@ -203,25 +202,37 @@ def plot_accuracy(path: Path, rows: list[dict], runtimes) -> None:
     cited = table[table.network.isna()].sort_values('top1', kind='stable')
     measured = table.dropna(subset='network')
     families = measured.groupby(measured.model.str.split().str[0], sort=False)
-    panels = [('FLOPs, M', 'flops_measured')]
-    panels += [(f'latency, ms ({name})', f'{name}_ms') for name in runtimes[:1]]
-    figure = Figure((1 + 6 * len(panels), 5.5), dpi=110, layout='constrained')
-    for i, (title, x) in enumerate(panels, 1):
-        axes = figure.add_subplot(1, len(panels), i)
-        axes.set_prop_cycle(color=colormaps['tab20'].colors[::2] + ((0, 0, 0),))
-        for family, members in families:
-            own = family.startswith('GhostNet')
-            style = dict(linewidth=2.5, zorder=3) if own else dict(linewidth=1)
-            axes.plot(members[x], members.top1, 'o-', label=family, **style)
+    panels = [('FLOPs', 'FLOPs, millions', 'flops_measured')]
+    for name in runtimes[:1]:
+        panels += [('latency', f'latency in {name}, ms', f'{name}_ms')]
+    # A page shows it 700 pixels wide, a panel below the other.
+    size = 7, 5.8 * len(panels)
+    figure = Figure(size, dpi=200, layout='constrained')
+    names = []
+    for i, (what, label, x) in enumerate(panels, 1):
+        axes = figure.add_subplot(len(panels), 1, i)
+        names.append([])
+        for name, members in families:
+            family = family_of(name)
+            color, marker = FAMILIES[family]
+            style = dict(color=color, marker=marker, markersize=5, linewidth=1)
+            if family != 'others':
+                style |= dict(linewidth=2.5, markersize=7, zorder=3, label=name)
+            axes.plot(members[x], members.top1, **style)
+            if family == 'others':
+                largest = members.loc[members.top1.idxmax()]
+                names[-1].append((largest[x], largest.top1, name))
         if i == 1:
-            style = dict(color='0.3', zorder=4, label='cited')
-            axes.plot(cited.flops, cited.top1, 'x', **style)
-        axes.set(xlabel=title, ylabel='ImageNet top-1, % (paper)')
-        axes.set_title(f'Figure {i}')
+            style = dict(color='black', ls='', marker='x', zorder=4)
+            axes.plot(cited.flops, cited.top1, **style, label="the paper's FLOPs")
+            names[0] += cited[['flops', 'top1', 'model']].itertuples(index=False)
+        axes.set(xlabel=label, ylabel="the paper's ImageNet top-1, %")
+        axes.set_title(f'Accuracy over {what} (Figure {i} of the paper)')
+        axes.margins(0.12, 0.06)  # makes room for the names
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, loc='lower right')
-    names = cited[['flops', 'top1', 'model']].itertuples(index=False)
-    place_names(figure.axes[0], [*names], '0.3')
+        axes.legend(fontsize=9, loc='lower right')
+    for axes, texts in zip(figure.axes, names, strict=True):
+        place_names(axes, texts, '0.2')
     figure.savefig(path)
 
 

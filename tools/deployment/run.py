@@ -594,6 +594,8 @@ def main(argv=None):
         print(f'{progress}{path}' + (f' -> {target}' if drawing is not None else ''))
         for row in found:
             print(f'    {line_of(row)}')
+        if not found:  # only a detector may find nothing
+            print(f'    no box has a score of --score-thr {args.score_thr} or more')
     if args.out and results:
         with written(args.out) as part:
             part.write_text(json.dumps(results, indent=1) + '\n')

@@ -11,7 +11,8 @@ writes with test_evaluator.outfile_prefix=PREFIX: a list of {image_id, category_
 [x, y, width, height] in pixels, score}.
 
 Ground truth has thick blue boxes with the class below. Predictions have thin orange
-boxes with class and score above. A prediction matches if its IoU with a box of its
+boxes with class and score above. A label that would cover another object is moved to
+another side of its box. A prediction matches if its IoU with a box of its
 class that is not matched yet is at least --iou-thr; predictions with a high score are
 matched first. Crowds are left out.
 """
@@ -109,14 +110,36 @@ def count_matches(truth, predictions, iou_thr):
     return len(truth) - len(free)
 
 
-def draw_tag(draw, size, x, y, text, colour, below):
-    """Draw a label above (or below) the point and inside the picture."""
+def overlap(one, other):
+    """Return the area that two boxes (left, top, right, bottom) share."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0) * max(height, 0)
+
+
+def draw_tag(draw, size, box, text, colour, below, taken):
+    """Draw the label of a box above (or below) it, inside the picture.
+
+    Where it would cover one of the boxes in ``taken``, it moves to the other sides, to
+    the place that covers least. The label's own box is added to ``taken``.
+    """
+    x1, y1, x2, y2 = box
     left, top, right, bottom = draw.textbbox((0, 0), text, font=SMALL)
     width, height = right - left + 6, bottom - top + 6
-    x = max(min(x, size[0] - 1 - width), 0)
-    y = max(min(y if below else y - height, size[1] - 1 - height), 0)
-    draw.rectangle((x, y, x + width, y + height), fill=colour)
-    draw.text((x + 3 - left, y + 3 - top), text, PAPER if below else INK, SMALL)
+    above = [(x1, y1 - height), (x2 - width, y1 - height)]
+    under = [(x1, y2), (x2 - width, y2)]
+    beside = [(x, y) for x in (x2, x1 - width) for y in (y1, y2 - height)]
+    places = [*under, *beside, *above] if below else [*above, *beside, *under]
+    tags = []
+    for x, y in places:
+        x = max(min(x, size[0] - 1 - width), 0)
+        y = max(min(y, size[1] - 1 - height), 0)
+        tags.append((x, y, x + width, y + height))
+    tag = min(tags, key=lambda tag: sum(overlap(tag, other) for other in taken))
+    taken.append(tag)
+    draw.rectangle(tag, fill=colour)
+    place = tag[0] + 3 - left, tag[1] + 3 - top
+    draw.text(place, text, PAPER if below else INK, SMALL)
 
 
 def draw_cell(image, truth, predictions, names, cell):
@@ -125,7 +148,7 @@ def draw_cell(image, truth, predictions, names, cell):
     size = [max(1, round(side * scale)) for side in image.size]
     image = image.convert('RGB').resize(size, Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(image)
-    tags = []
+    tags, taken = [], []
     # Lines of the truth are wider, so that they show under those of predictions.
     for items, colour, grow in ((truth, TRUTH, 1), (predictions, PREDICTION, 0)):
         for item in sorted(items, key=lambda item: item.get('score', 1)):
@@ -134,9 +157,11 @@ def draw_cell(image, truth, predictions, names, cell):
             draw.rectangle(box, None, colour, 2 + 2 * grow)
             below, text = 'score' not in item, names[item['category_id']]
             text = text if below else f'{text}  {item["score"]:.2f}'
-            tags.append((x, y + h if below else y, text, colour, below))
+            box = (x, y, x + w, y + h)
+            taken.append(box)
+            tags.append((box, text, colour, below))
     for tag in tags:
-        draw_tag(draw, image.size, *tag)
+        draw_tag(draw, image.size, *tag, taken)
     return image
 
 
