@@ -235,8 +235,9 @@ def _download(url: str) -> Path:
         failures = [text for text in all_gather_object(error and repr(error)) if text]
         if failures:
             raise OSError(
-                f'cannot download {url}: {failures[0]}; without a network, save the '
-                f'file as {path}'
+                f'cannot download {url}: {failures[0]}. Without a network, save the '
+                f'file by hand as {path}, or anywhere and name it: --cfg-options '
+                'model.backbone.init_cfg.checkpoint=FILE'
             ) from error
     return path
 

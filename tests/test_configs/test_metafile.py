@@ -31,7 +31,7 @@ PAPER = {
         8.13,
         404,
         None,
-        None,
+        76.936,
         f'{RELEASES}releases/download/GhostNetV3/ghostnetv3-1.0.pth.tar',
     ),
     ('ghostnet', 100): (
