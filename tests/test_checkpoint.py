@@ -188,7 +188,7 @@ distributed.destroy_process_group()
         outputs = list(pool.map(partial(run_script, script), range(2)))
     for output in outputs:
         assert "loaded {'a': tensor([1.])}" in output
-        assert re.search(f'raised cannot download {served}none.pth: .*404', output)
+        assert re.search(f'raised cannot download {served}none.pth: .*404.*init_cfg.checkpoint=FILE', output)
 
 
 @pytest.mark.parametrize(
