@@ -1,0 +1,318 @@
+"""Change the code in many small ways, and count the changes that a test notices.
+
+Example:
+    python tools/reliability/mutate.py --sample 600 --out report.json
+
+Each mutant is the package with one change by cosmic-ray: another operator or number, a
+condition the other way round, a decorator or a loop left out. Annotations and f-strings
+stay as they are. The tests that guard the file run on the mutant until one fails: in a
+copy of the checkout, in a process that is forked from one that has imported the
+libraries, but not this package.
+
+The exit status is 1 if less than the share --minimum of the mutants is noticed.
+"""
+
+import ast
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
+from time import monotonic
+
+# This file is also imported by the processes that run tests. It imports mmghostnetv2
+# only where the tool itself needs it, because these processes import the mutant.
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = 'mmghostnetv2', 'tests', 'configs', 'tools', 'model-index.yml'
+FORKS = multiprocessing.get_context('forkserver')
+LIBRARIES = [
+    'pytest',
+    'hypothesis',
+    'mmcv.cnn',
+    'mmpretrain.apis',
+    'mmdet',
+    'mmseg',
+    'timm',
+]
+MEMORY = 4 << 30  # address space beyond what the imports take, in bytes
+# A mutant hangs if its tests take more than SLOWER times as long as those of the
+# original, and SECONDS.
+SLOWER, SECONDS = 3, 20
+PASSED = 0, 5  # exit status of pytest: no test failed, or there is none
+
+# The tests that guard each file, those first that are quick and notice the most
+MODELS = {
+    'cbam': 'plugin_layers complexity',
+    'coordinate_attention': 'plugin_layers complexity',
+    'dfc_attention': 'dfc_attention ablations',
+    'fold_norms': 'fold_norms',
+    'ghost_module': 'against_timm ghostnet ablations',
+    'ghostnet': 'against_timm ghostnet',
+    'ghostnetv2': 'ablations ghostnet',
+    'recompute': 'ghostnet',
+    'self_attention': 'ablations complexity',
+    'squeeze_excite': 'plugin_layers against_timm',
+}
+GUARDS = {
+    f'mmghostnetv2/models/{name}.py': tuple(
+        f'tests/test_models/test_{test}.py' for test in tests.split()
+    )
+    for name, tests in MODELS.items()
+}
+GUARDS['mmghostnetv2/checkpoint.py'] = ('tests/test_checkpoint.py',)
+GUARDS['mmghostnetv2/safe_loading.py'] = ('tests/test_checkpoint.py',)
+# Each takes as long as the other tests of its file together.
+LEFT_OUT = (
+    'tests/test_models/test_ghostnet.py::test_with_cp_compiled',
+    'tests/test_models/test_fold_norms.py::test_mobilenetv2_attention',
+    'tests/test_checkpoint.py::test_two_processes_download',
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of the line ``before`` in a file; ``code`` is the whole file then."""
+
+    file: str
+    line: int
+    operator: str
+    before: str
+    after: str
+    code: str
+
+    def summary(self):
+        """Return all but the code."""
+        return {key: value for key, value in asdict(self).items() if key != 'code'}
+
+
+def kept_parts(source):
+    """Return where annotations and f-strings begin and end: [(begin, end), ...]."""
+    parts = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            parts.append(node)
+        for name in ('annotation', 'returns'):
+            parts += filter(None, [getattr(node, name, None)])
+    return [
+        ((part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset))
+        for part in parts
+    ]
+
+
+def mutants_of(file):
+    """Return all mutants of a file that are Python and different from each other."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    source = (ROOT / file).read_text()
+    lines, kept = source.splitlines(), kept_parts(source)
+    nodes = list(ast_nodes(get_ast(source)))
+    found = {source: None}
+    for name in operator_names():
+        operator_class = get_operator(name)
+        if operator_class.arguments():
+            continue  # it needs the names of two variables
+        operator = operator_class()
+        places = [
+            place for node in nodes for place in operator.mutation_positions(node)
+        ]
+        for i, (begin, _) in enumerate(places):
+            if any(low <= begin < high for low, high in kept):
+                continue
+            code = mutate_code(source, operator, i)
+            line, operator_name = begin[0], name.removeprefix('core/')
+            before, after = (
+                text[line - 1].strip() for text in (lines, code.splitlines())
+            )
+            with suppress(SyntaxError), warnings.catch_warnings(action='error'):
+                compile(code, file, 'exec')
+                mutant = Mutant(file, line, operator_name, before, after, code)
+                found.setdefault(code, mutant)
+    return sorted(filter(None, found.values()), key=lambda x: (x.line, x.operator))
+
+
+def run_pytest(folder, tests, log):
+    """Run tests in this process, which ends with the exit status of pytest."""
+    os.setsid()
+    with open(log, 'w') as sink:
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+    pages = int(Path('/proc/self/statm').read_text().split()[0])
+    limit = pages * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    # Compiled files are told apart by their size and the second they were written in,
+    # in which there may be several mutants.
+    sys.dont_write_bytecode = True
+    os.chdir(folder)
+    os.environ['PYTHONPATH'] = folder
+    os.environ['PYTEST_DISABLE_PLUGIN_AUTOLOAD'] = '1'
+    sys.path.insert(0, folder)
+    for name in [name for name in sys.modules if name.partition('.')[0] == 'tests']:
+        del sys.modules[name]
+    package = import_module('mmghostnetv2')
+    assert Path(package.__file__).parents[1] == Path(folder)
+    options = ['-x', '-q', '-p', 'no:cacheprovider', f'--basetemp={folder}/tmp']
+    options += [f'--deselect={test}' for test in LEFT_OUT]
+    sys.exit(int(import_module('pytest').main([*options, *tests])))
+
+
+def run_tests(folder, tests, seconds):
+    """Run tests in a forked process; return its exit status, or None after a while."""
+    log = folder / 'output.log'
+    process = FORKS.Process(target=run_pytest, args=(str(folder), tests, str(log)))
+    process.start()
+    process.join(seconds)
+    status = process.exitcode
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # also what the tests started
+    process.join()
+    return status
+
+
+def copy_checkout(folder):
+    """Copy what the tests need."""
+    ignore = shutil.ignore_patterns('__pycache__', '.mim', '*.pyc')
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+        else:
+            shutil.copy(ROOT / name, folder)
+
+
+def outcomes(mutants, tests, folder):
+    """Yield each mutant with its outcome: survived, killed or hung.
+
+    Raises:
+        RuntimeError: Tests fail without any change.
+    """
+    guards = {mutant.file: tests or GUARDS[mutant.file] for mutant in mutants}
+    limits = {}
+    for files in dict.fromkeys(guards.values()):
+        start = monotonic()
+        if run_tests(folder, files, None) not in PASSED:
+            end = (folder / 'output.log').read_text()[-2000:]
+            raise RuntimeError(f'{" ".join(files)} fail without any change: {end}')
+        limits[files] = SLOWER * (monotonic() - start) + SECONDS
+    for mutant in mutants:
+        path, files = folder / mutant.file, guards[mutant.file]
+        path.write_text(mutant.code)
+        status = run_tests(folder, files, limits[files])
+        shutil.copy(ROOT / mutant.file, path)
+        if status is None:
+            yield mutant, 'hung'
+        else:
+            yield mutant, 'survived' if status in PASSED else 'killed'
+
+
+def choose(mutants, sample, seed):
+    """Return a random sample with the same share of each file's mutants."""
+    total = sum(map(len, mutants.values()))
+    rng = random.Random(seed)
+    chosen = []
+    for found in mutants.values():
+        number = len(found) if sample is None else round(len(found) * sample / total)
+        picked = rng.sample(found, min(len(found), max(1, number)))
+        chosen += sorted(picked, key=found.index)
+    return chosen
+
+
+def main(argv=None):
+    from mmghostnetv2.arguments import (
+        add_out,
+        at_least,
+        make_parser,
+        named_errors,
+        share,
+    )
+    from mmghostnetv2.output import progress, require_free, written
+
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    text = 'those to change (default: all that have a list of tests)'
+    choices = dict(choices=GUARDS, default=list(GUARDS), metavar='FILE')
+    add('--files', nargs='+', help=text, **choices)
+    text = 'about as many mutants, the same share of each file (default: all)'
+    add('--sample', type=at_least(1), metavar='N', help=text)
+    add('--seed', type=at_least(0), default=0, metavar='N', help='of the sample')
+    text = 'tests to run in place of those that guard the file'
+    add('--tests', nargs='+', metavar='FILE', help=text)
+    text = 'run only those that survived in this report, and bring it up to date'
+    add('--survivors-of', type=Path, metavar='REPORT', help=text)
+    text = 'smallest share of noticed mutants (default: %(default)s)'
+    add('--minimum', type=share, default=0.85, metavar='X', help=text)
+    add_out(parser, 'write a report', ('.json',))
+    args = parser.parse_args(argv)
+    require_free([args.out] if args.out else [], args.force)
+
+    try:
+        mutants = {file: mutants_of(file) for file in args.files}
+    except ModuleNotFoundError as error:
+        if error.name != 'cosmic_ray':
+            raise
+        raise ImportError('this needs cosmic-ray: pip install cosmic-ray') from error
+    if args.survivors_of:
+        with named_errors(args.survivors_of):
+            report = json.loads(args.survivors_of.read_text())
+            again, report['survived'] = report['survived'], []
+        everything = chain(*mutants.values())
+        chosen = [mutant for mutant in everything if mutant.summary() in again]
+        if len(chosen) < len(again):
+            raise ValueError(f'the code has changed since {args.survivors_of}')
+    else:
+        chosen = choose(mutants, args.sample, args.seed)
+        run = Counter(mutant.file for mutant in chosen)
+        report = {
+            'seed': args.seed,
+            'files': {
+                file: dict(mutants=len(found), run=run[file], killed=0, hung=0)
+                for file, found in mutants.items()
+            },
+            'survived': [],
+        }
+
+    # torch reads it when the libraries are imported
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    FORKS.set_forkserver_preload(LIBRARIES)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_checkout(folder)
+        results = outcomes(chosen, tuple(args.tests or ()), folder)
+        for mutant, outcome in progress(results, 'mutants', len(chosen)):
+            if outcome == 'survived':
+                report['survived'].append(mutant.summary())
+                # A run takes an hour; the reader need not wait for its end.
+                place = f'{mutant.file}:{mutant.line}'
+                change = f'{mutant.before} -> {mutant.after}'
+                print(f'survived: {place}: {change}', file=sys.stderr, flush=True)
+            else:
+                report['files'][mutant.file][outcome] += 1
+    counts = report['files'].values()
+    noticed = sum(each['killed'] + each['hung'] for each in counts)
+    report['noticed'] = noticed / sum(each['run'] for each in counts)
+    print(json.dumps(report, indent=2))
+    if args.out:
+        with written(args.out) as path:
+            path.write_text(json.dumps(report, indent=2) + '\n')
+    if report['noticed'] < args.minimum:
+        raise RuntimeError(
+            f'only {report["noticed"]:.1%} of the mutants were noticed, see above'
+        )
+
+
+if __name__ == '__main__':
+    from mmghostnetv2.arguments import run_tool
+
+    run_tool(main)
