@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmghostnetv2.models import GhostNet, GhostNetV2
+from mmghostnetv2.models import GhostBottleneck, GhostModule, GhostNet, GhostNetV2
 
 from .conftest import randomise
 
@@ -101,6 +101,19 @@ def saved_bytes(forward, batch):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         forward(batch)
     return sum(storage.nbytes() for storage in storages.values())
+
+
+@pytest.mark.parametrize(
+    ('cls', 'channels'), [(GhostModule, (6, 8)), (GhostBottleneck, (6, 12, 8))]
+)
+@torch.no_grad()
+def test_layers_with_default_arguments(cls, channels):
+    """The networks give them all arguments."""
+    peer = randomise(getattr(timm.models.ghostnet, cls.__name__)(*channels)).eval()
+    ours = cls(*channels).eval()
+    ours.load_state_dict(peer.state_dict(), strict=True)
+    x = torch.randn(2, 6, 9, 7)
+    assert_close(ours(x), peer(x))
 
 
 @pytest.mark.parametrize(('with_cp', 'share'), [('attention', 0.75), (True, 0.1)])

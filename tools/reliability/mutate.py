@@ -7,7 +7,8 @@ Each mutant is the package with one change by cosmic-ray: another operator or nu
 condition the other way round, a decorator or a loop left out. Annotations and f-strings
 stay as they are. The tests that guard the file run on the mutant until one fails: in a
 copy of the checkout, in a process that is forked from one that has imported the
-libraries, but not this package.
+libraries, but not this package. The order is random, and after Ctrl-C the report is of
+the mutants that have been run.
 
 The exit status is 1 if less than the share --minimum of the mutants is noticed.
 """
@@ -23,7 +24,6 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -56,13 +56,13 @@ PASSED = 0, 5  # exit status of pytest: no test failed, or there is none
 MODELS = {
     'cbam': 'plugin_layers complexity',
     'coordinate_attention': 'plugin_layers complexity',
-    'dfc_attention': 'dfc_attention ablations',
+    'dfc_attention': 'dfc_attention plugin_layers ablations',
     'fold_norms': 'fold_norms',
     'ghost_module': 'against_timm ghostnet ablations',
     'ghostnet': 'against_timm ghostnet',
     'ghostnetv2': 'ablations ghostnet',
     'recompute': 'ghostnet',
-    'self_attention': 'ablations complexity',
+    'self_attention': 'ablations plugin_layers',
     'squeeze_excite': 'plugin_layers against_timm',
 }
 GUARDS = {
@@ -91,6 +91,9 @@ class Mutant:
     before: str
     after: str
     code: str
+
+    def __str__(self):
+        return f'{self.file}:{self.line}: {self.before} -> {self.after}'
 
     def summary(self):
         """Return all but the code."""
@@ -174,12 +177,13 @@ def run_tests(folder, tests, seconds):
     log = folder / 'output.log'
     process = FORKS.Process(target=run_pytest, args=(str(folder), tests, str(log)))
     process.start()
-    process.join(seconds)
-    status = process.exitcode
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # also what the tests started
-    process.join()
-    return status
+    try:
+        process.join(seconds)
+        return process.exitcode
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # also what the tests started
+        process.join()
 
 
 def copy_checkout(folder):
@@ -199,17 +203,18 @@ def outcomes(mutants, tests, folder):
         RuntimeError: Tests fail without any change.
     """
     guards = {mutant.file: tests or GUARDS[mutant.file] for mutant in mutants}
-    limits = {}
-    for files in dict.fromkeys(guards.values()):
+    seconds = {}
+    for test in dict.fromkeys(chain(*guards.values())):
         start = monotonic()
-        if run_tests(folder, files, None) not in PASSED:
+        if run_tests(folder, [test], None) not in PASSED:
             end = (folder / 'output.log').read_text()[-2000:]
-            raise RuntimeError(f'{" ".join(files)} fail without any change: {end}')
-        limits[files] = SLOWER * (monotonic() - start) + SECONDS
+            raise RuntimeError(f'{test} fails without any change: {end}')
+        seconds[test] = monotonic() - start
     for mutant in mutants:
         path, files = folder / mutant.file, guards[mutant.file]
         path.write_text(mutant.code)
-        status = run_tests(folder, files, limits[files])
+        limit = SECONDS + SLOWER * sum(seconds[test] for test in files)
+        status = run_tests(folder, files, limit)
         shutil.copy(ROOT / mutant.file, path)
         if status is None:
             yield mutant, 'hung'
@@ -217,16 +222,14 @@ def outcomes(mutants, tests, folder):
             yield mutant, 'survived' if status in PASSED else 'killed'
 
 
-def choose(mutants, sample, seed):
-    """Return a random sample with the same share of each file's mutants."""
-    total = sum(map(len, mutants.values()))
+def in_random_order(mutants, seed):
+    """Return all mutants; the first ones have the same share of each file's."""
     rng = random.Random(seed)
-    chosen = []
+    places = []
     for found in mutants.values():
-        number = len(found) if sample is None else round(len(found) * sample / total)
-        picked = rng.sample(found, min(len(found), max(1, number)))
-        chosen += sorted(picked, key=found.index)
-    return chosen
+        order = rng.sample(found, len(found))
+        places += [((i + 0.5) / len(order), x) for i, x in enumerate(order)]
+    return [mutant for _, mutant in sorted(places, key=lambda place: place[0])]
 
 
 def main(argv=None):
@@ -244,9 +247,9 @@ def main(argv=None):
     text = 'those to change (default: all that have a list of tests)'
     choices = dict(choices=GUARDS, default=list(GUARDS), metavar='FILE')
     add('--files', nargs='+', help=text, **choices)
-    text = 'about as many mutants, the same share of each file (default: all)'
+    text = 'only as many, the same share of each file (default: all)'
     add('--sample', type=at_least(1), metavar='N', help=text)
-    add('--seed', type=at_least(0), default=0, metavar='N', help='of the sample')
+    add('--seed', type=at_least(0), default=0, metavar='N', help='of the order')
     text = 'tests to run in place of those that guard the file'
     add('--tests', nargs='+', metavar='FILE', help=text)
     text = 'run only those that survived in this report, and bring it up to date'
@@ -266,22 +269,16 @@ def main(argv=None):
     if args.survivors_of:
         with named_errors(args.survivors_of):
             report = json.loads(args.survivors_of.read_text())
-            again, report['survived'] = report['survived'], []
+            again = list(report['survived'])
         everything = chain(*mutants.values())
         chosen = [mutant for mutant in everything if mutant.summary() in again]
         if len(chosen) < len(again):
             raise ValueError(f'the code has changed since {args.survivors_of}')
     else:
-        chosen = choose(mutants, args.sample, args.seed)
-        run = Counter(mutant.file for mutant in chosen)
-        report = {
-            'seed': args.seed,
-            'files': {
-                file: dict(mutants=len(found), run=run[file], killed=0, hung=0)
-                for file, found in mutants.items()
-            },
-            'survived': [],
-        }
+        chosen = in_random_order(mutants, args.seed)[: args.sample]
+        counts = dict(killed=0, hung=0, survived=0)
+        files = {file: dict(mutants=len(mutants[file]), **counts) for file in mutants}
+        report = {'seed': args.seed, 'files': files, 'survived': []}
 
     # torch reads it when the libraries are imported
     os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -290,18 +287,18 @@ def main(argv=None):
         folder = Path(name)
         copy_checkout(folder)
         results = outcomes(chosen, tuple(args.tests or ()), folder)
-        for mutant, outcome in progress(results, 'mutants', len(chosen)):
-            if outcome == 'survived':
-                report['survived'].append(mutant.summary())
-                # A run takes an hour; the reader need not wait for its end.
-                place = f'{mutant.file}:{mutant.line}'
-                change = f'{mutant.before} -> {mutant.after}'
-                print(f'survived: {place}: {change}', file=sys.stderr, flush=True)
-            else:
+        with suppress(KeyboardInterrupt):  # the report is of those until then
+            for mutant, outcome in progress(results, 'mutants', len(chosen)):
                 report['files'][mutant.file][outcome] += 1
+                if args.survivors_of:
+                    report['files'][mutant.file]['survived'] -= 1
+                    report['survived'].remove(mutant.summary())
+                if outcome == 'survived':
+                    report['survived'].append(mutant.summary())
+                    print(f'survived: {mutant}', file=sys.stderr, flush=True)
     counts = report['files'].values()
     noticed = sum(each['killed'] + each['hung'] for each in counts)
-    report['noticed'] = noticed / sum(each['run'] for each in counts)
+    report['noticed'] = noticed / max(1, noticed + len(report['survived']))
     print(json.dumps(report, indent=2))
     if args.out:
         with written(args.out) as path:
