@@ -48,14 +48,22 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
+def shapes(network):
+    state = network.state_dict()
+    return {k: v.shape for k, v in state.items() if not k.startswith(HEAD)}
+
+
 def test_same_names_and_shapes(pair):
     peer, ours = pair
-
-    def shapes(network):
-        state = network.state_dict()
-        return {k: v.shape for k, v in state.items() if not k.startswith(HEAD)}
-
     assert shapes(ours) == shapes(peer)
+
+
+def test_same_table_of_channels():
+    """At four times the width, rounding hides no wrong number of the table."""
+    build = timm.models.ghostnet._create_ghostnet
+    with torch.device('meta'):
+        peer = build('ghostnetv2_100', width=4.0, version='v2')
+        assert shapes(GhostNetV2(4.0)) == shapes(peer)
 
 
 @pytest.mark.parametrize('size', [(224, 224), (161, 97)], ids=['224', 'odd'])

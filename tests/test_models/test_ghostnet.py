@@ -319,6 +319,8 @@ def test_default_initialisation_is_pytorchs():
     network = GhostNetV2()
     network.init_weights()
     assert torch.equal(network.conv_stem.weight, expected)
+    norms = [x for x in network.modules() if isinstance(x, nn.BatchNorm2d)]
+    assert all((norm.weight == 1).all() for norm in norms)
 
 
 @BOTH

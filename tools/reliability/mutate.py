@@ -71,10 +71,15 @@ GUARDS = {
     )
     for name, tests in MODELS.items()
 }
-GUARDS['mmghostnetv2/checkpoint.py'] = ('tests/test_checkpoint.py',)
+GUARDS['mmghostnetv2/checkpoint.py'] = (
+    'tests/test_checkpoint.py',
+    'tests/test_tools/test_model_converters.py',
+    'tests/test_released_weights.py',
+)
 GUARDS['mmghostnetv2/safe_loading.py'] = ('tests/test_checkpoint.py',)
-# Each takes as long as the other tests of its file together.
-LEFT_OUT = (
+# Each takes as long as the other tests of its file together. What survives the others
+# has to survive these, too, by --survivors-of.
+SLOW = (
     'tests/test_models/test_ghostnet.py::test_with_cp_compiled',
     'tests/test_models/test_fold_norms.py::test_mobilenetv2_attention',
     'tests/test_checkpoint.py::test_two_processes_download',
@@ -147,7 +152,7 @@ def mutants_of(file):
     return sorted(filter(None, found.values()), key=lambda x: (x.line, x.operator))
 
 
-def run_pytest(folder, tests, log):
+def run_pytest(folder, tests, left_out, log):
     """Run tests in this process, which ends with the exit status of pytest."""
     os.setsid()
     with open(log, 'w') as sink:
@@ -168,14 +173,15 @@ def run_pytest(folder, tests, log):
     package = import_module('mmghostnetv2')
     assert Path(package.__file__).parents[1] == Path(folder)
     options = ['-x', '-q', '-p', 'no:cacheprovider', f'--basetemp={folder}/tmp']
-    options += [f'--deselect={test}' for test in LEFT_OUT]
+    options += [f'--deselect={test}' for test in left_out]
     sys.exit(int(import_module('pytest').main([*options, *tests])))
 
 
-def run_tests(folder, tests, seconds):
+def run_tests(folder, tests, left_out, seconds):
     """Run tests in a forked process; return its exit status, or None after a while."""
     log = folder / 'output.log'
-    process = FORKS.Process(target=run_pytest, args=(str(folder), tests, str(log)))
+    args = str(folder), tests, left_out, str(log)
+    process = FORKS.Process(target=run_pytest, args=args)
     process.start()
     try:
         process.join(seconds)
@@ -196,7 +202,7 @@ def copy_checkout(folder):
             shutil.copy(ROOT / name, folder)
 
 
-def outcomes(mutants, tests, folder):
+def outcomes(mutants, tests, left_out, folder):
     """Yield each mutant with its outcome: survived, killed or hung.
 
     Raises:
@@ -206,7 +212,7 @@ def outcomes(mutants, tests, folder):
     seconds = {}
     for test in dict.fromkeys(chain(*guards.values())):
         start = monotonic()
-        if run_tests(folder, [test], None) not in PASSED:
+        if run_tests(folder, [test], left_out, None) not in PASSED:
             end = (folder / 'output.log').read_text()[-2000:]
             raise RuntimeError(f'{test} fails without any change: {end}')
         seconds[test] = monotonic() - start
@@ -214,7 +220,7 @@ def outcomes(mutants, tests, folder):
         path, files = folder / mutant.file, guards[mutant.file]
         path.write_text(mutant.code)
         limit = SECONDS + SLOWER * sum(seconds[test] for test in files)
-        status = run_tests(folder, files, limit)
+        status = run_tests(folder, files, left_out, limit)
         shutil.copy(ROOT / mutant.file, path)
         if status is None:
             yield mutant, 'hung'
@@ -286,7 +292,8 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_checkout(folder)
-        results = outcomes(chosen, tuple(args.tests or ()), folder)
+        left_out = () if args.survivors_of else SLOW
+        results = outcomes(chosen, tuple(args.tests or ()), left_out, folder)
         with suppress(KeyboardInterrupt):  # the report is of those until then
             for mutant, outcome in progress(results, 'mutants', len(chosen)):
                 report['files'][mutant.file][outcome] += 1
