@@ -2,6 +2,8 @@
 
 import ast
 import json
+import re
+import sys
 
 import pytest
 
@@ -104,6 +106,15 @@ def test_mutants(mutate, tmp_path):
 def test_tests_that_fail_anyway_notice_no_mutant(mutate):
     status, said = mutate('def test_it():\n    assert not 1\n', '--sample', 1)
     assert status == 1 and 'test_it.py fails without any change' in said
+
+
+def test_cosmic_ray_is_missing(run_here, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'cosmic_ray', None)
+    status, _, err = run_here('tools/reliability/mutate.py')
+    (pin,) = re.findall(
+        r'cosmic-ray==\S+', (ROOT / 'requirements/stack.txt').read_text()
+    )
+    assert status == 1 and err.splitlines()[-1].endswith(f'pip install {pin}')
 
 
 def test_annotations_are_not_mutated():

@@ -269,9 +269,12 @@ def main(argv=None):
     try:
         mutants = {file: mutants_of(file) for file in args.files}
     except ModuleNotFoundError as error:
-        if error.name != 'cosmic_ray':
+        if 'cosmic_ray' not in str(error.name):
             raise
-        raise ImportError('this needs cosmic-ray: pip install cosmic-ray') from error
+        remedy = 'pip install cosmic-ray==8.7.0'
+        raise ImportError(
+            f'cosmic-ray is missing, which makes the mutants: {remedy}'
+        ) from error
     if args.survivors_of:
         with named_errors(args.survivors_of):
             report = json.loads(args.survivors_of.read_text())
