@@ -139,6 +139,8 @@ def test_annotations_are_not_mutated():
 def test_reports_are_of_full_runs():
     hostile = json.loads((REPORTS / 'fuzz_checkpoints.json').read_text())
     assert hostile['files'] >= 20_000 and not hostile['bad']
+    mutants = json.loads((REPORTS / 'mutations.json').read_text())
+    assert len(mutants['files']) == 12 and mutants['noticed'] >= 0.85
     killed = json.loads((REPORTS / 'kill_and_resume.json').read_text())
     assert set(killed) == {'mmpretrain', 'mmdet', 'mmseg'}
     for found in killed.values():
