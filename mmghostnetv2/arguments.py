@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from .apis import change_config, init_model, read_config, require_model
-from .checkpoint import read_weights
+from .checkpoint import read_weights, require_training
 
 # The messages of these errors are clear alone. Others are shown with the error's type.
 READABLE = (ValueError, OSError, RuntimeError, ImportError)
@@ -170,13 +171,15 @@ def add_runner(parser: argparse.ArgumentParser, checkpoint: str | None) -> None:
     add('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)
 
 
-def runner_config(args: argparse.Namespace, checkpoint: str | None) -> Config:
+def runner_config(
+    args: argparse.Namespace, checkpoint: str | None, resumes: bool = False
+) -> Config:
     """Read the config of :func:`load_config` and set its launcher and its work_dir.
 
     Raises:
         FileNotFoundError, OSError, RuntimeError: The config has no model, or the
-            checkpoint cannot be read. A runner would notice it only after it has begun
-            its logs and read the data.
+            checkpoint cannot be read, or is to be resumed and not that of a training. A
+            runner would notice it only after it has begun its logs and read the data.
         ValueError: torchrun started more processes on this machine than it has GPUs.
     """
     cfg = load_config(args)
@@ -185,6 +188,9 @@ def runner_config(args: argparse.Namespace, checkpoint: str | None) -> Config:
     # Processes that are not connected yet would all download the same file.
     if checkpoint and args.launcher == 'none':
         read_weights(checkpoint)
+        if resumes:
+            saved = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+            require_training(saved, checkpoint)
     cfg.launcher = args.launcher
     default = cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
     cfg.work_dir = args.work_dir or default

@@ -277,6 +277,22 @@ def read_weights(filename: str, map_location='cpu') -> dict[str, Tensor]:
     return {key.removeprefix('module.'): value for key, value in weights.items()}
 
 
+def require_training(checkpoint: Any, filename: object) -> None:
+    """Check that a training can be resumed from a checkpoint.
+
+    Raises:
+        RuntimeError: It holds no epoch and iteration, as files of plain weights.
+    """
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    lacking = [key for key in ('epoch', 'iter') if key not in (meta or {})]
+    if lacking:
+        raise RuntimeError(
+            f'{filename} cannot be resumed: it holds no {" and ".join(lacking)} of a '
+            'training. To start a new training from its weights, do not resume but set '
+            f'load_from: --cfg-options load_from={filename}'
+        )
+
+
 # A FLOPs counter left these entries in released files, beside every layer's weights.
 _COUNTERS = ('total_ops', 'total_params')
 

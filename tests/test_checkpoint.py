@@ -15,6 +15,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MessageHub, MMLogger
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.registry import MODELS, PARAM_SCHEDULERS
 from mmengine.runner import CheckpointLoader, load_checkpoint
 
@@ -186,9 +187,10 @@ distributed.destroy_process_group()
 """)
     with ThreadPoolExecutor(2) as pool:
         outputs = list(pool.map(partial(run_script, script), range(2)))
+    failure = f'cannot download {served}none.pth: .*404.*init_cfg.checkpoint=FILE'
     for output in outputs:
         assert "loaded {'a': tensor([1.])}" in output
-        assert re.search(f'raised cannot download {served}none.pth: .*404.*init_cfg.checkpoint=FILE', output)
+        assert re.search(failure, output)
 
 
 @pytest.mark.parametrize(
@@ -523,8 +525,11 @@ def test_arrays_and_numbers_are_loaded_and_saved_again(code, tmp_path):
         Attack(getattr, HistoryBuffer, 'statistics'),
         Attack(getattr, 'owned', 'format'),
         Attack(eval, '__import__("os").mkdir("owned")'),
+        # numpy would allocate what the nested lists ask for
+        Attack(HistoryBuffer, [[1.0]], [[1]]),
+        Attack(OneCycleParamScheduler),
     ],
-    ids=['os', 'getattr class', 'dunder', 'statistics', 'getattr str', 'eval'],
+    ids=['os', 'class', 'dunder', 'statistics', 'str', 'eval', 'buffer', 'schedule'],
 )
 def test_code_in_a_checkpoint_is_refused(attack, served, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -112,6 +112,12 @@ def examine(tmp_path_factory):
         add_distribution(base, name, version)
     (base / 'mmghostnetv2/.mim/configs').mkdir(parents=True)
     (base / 'packaging').symlink_to(Path(packaging.origin).parent)
+    # Under coverage.py the doctor is measured, too, which the new environment lacks.
+    measured = {key: text for key, text in os.environ.items() if 'COVERAGE' in key}
+    if measured:
+        (base / 'coverage').symlink_to(Path(find_spec('coverage').origin).parent)
+        startup = 'import coverage\ncoverage.process_startup()\n'
+        add_module(base, 'sitecustomize', startup)
 
     def run(*folders, command=(DOCTOR,), base=base, timeout=60, **environ):
         done = subprocess.run(
@@ -120,6 +126,7 @@ def examine(tmp_path_factory):
                 'PATH': os.environ['PATH'],
                 'HOME': str(home),
                 'LC_ALL': 'C.UTF-8',
+                **measured,
                 'PYTHONPATH': os.pathsep.join(map(str, [*folders, base])),
                 **environ,
             },

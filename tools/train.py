@@ -26,7 +26,8 @@ def main(argv=None):
     add('--auto-scale-lr', action='store_true', help=text)
     args = parser.parse_args(argv)
 
-    cfg = runner_config(args, None if args.resume == 'auto' else args.resume)
+    checkpoint = None if args.resume == 'auto' else args.resume
+    cfg = runner_config(args, checkpoint, resumes=True)
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
@@ -37,7 +38,7 @@ def main(argv=None):
         cfg.auto_scale_lr.enable = True
     if args.resume:
         cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        cfg.load_from = checkpoint
     with named_errors(args.config):
         runner = RUNNERS.build(cfg)
         try:

@@ -11,8 +11,9 @@ import torch
 from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 
+from ..checkpoint import require_training
 from ..registry import FUNCTIONS, HOOKS, register
 
 try:
@@ -147,10 +148,19 @@ class SafeCheckpointHook(CheckpointHook):
         pointer.unlink(missing_ok=True)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take the random state and the sampler's seed, if the training is resumed."""
+        """Take the random state and the sampler's seed, if the training is resumed.
+
+        Raises:
+            RuntimeError: The checkpoint is not that of a training.
+        """
+        if self._resumes:
+            named = runner.cfg.get('load_from')
+            require_training(
+                checkpoint, named or find_latest_checkpoint(runner.work_dir)
+            )
         if self._resumes and get_world_size() == 1:
             self._random_state = checkpoint.get('random_state')
-            seed = checkpoint.get('meta', {}).get('seed')
+            seed = checkpoint['meta'].get('seed')
             if seed is not None:
                 runner.train_dataloader.sampler.seed = seed
 

@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import re
 import subprocess
 import sys
 
@@ -222,6 +223,16 @@ def test_only_damaged_checkpoints_are_not_thrown_away(tmp_path):
     with pytest.raises(RuntimeError, match='none of the checkpoints in'):
         train(tmp_path, resume=True)
     assert names(tmp_path) == ['epoch_1.pth']
+
+
+def test_weights_alone_are_not_resumed(tmp_path):
+    """They have no epoch. What was published from a training may lie in its folder."""
+    train(tmp_path, stop=1)
+    path = tmp_path / 'epoch_1.pth'
+    torch.save({'state_dict': torch.load(path)['state_dict']}, path)
+    said = f'{path} cannot be resumed: it holds no epoch and iter of a training'
+    with pytest.raises(RuntimeError, match=re.escape(said)):
+        train(tmp_path, resume=True)
 
 
 def test_an_earlier_longer_training_is_not_resumed(tmp_path):

@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import MODELS
 from torch import nn
 
 from mmghostnetv2.models import (
@@ -93,6 +94,7 @@ def test_kernel_sizes():
     assert sizes == [0] * 2 + [11] * 6 + [9] * 4 + [7] * 4
     everywhere = GhostNetV2(dfc_stages=(0, 1, 2, 3), dfc_kernel_sizes=(9, 7, 3))
     assert attentions(everywhere) == [(9, 0)] * 8 + [(7, 0)] * 4 + [(3, 0)] * 4
+    assert set(attentions(GhostNetV2(dfc_kernel_sizes=1))[2:]) == {(1, 0)}
     square = everywhere.blocks[0][0].ghost1.short_conv
     assert square[2].kernel_size == (1, 9) and square[4].kernel_size == (9, 1)
 
@@ -227,7 +229,8 @@ def test_self_attention_against_direct_formula(size, patch_size):
 
 
 def test_self_attention_starts_at_stride_8():
-    blocks = [b for stage in GhostNetSelfAttention().blocks[:-1] for b in stage]
+    network = MODELS.build(dict(type='GhostNetSelfAttention'))
+    blocks = [b for stage in network.blocks[:-1] for b in stage]
     found = [isinstance(block.ghost1.short_conv, SelfAttention) for block in blocks]
     assert found == [False] * 4 + [True] * 12
 

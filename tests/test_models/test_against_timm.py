@@ -5,7 +5,13 @@ import re
 import pytest
 import torch
 
-from mmghostnetv2.models import GhostNet, GhostNetV2, GhostNetV3
+from mmghostnetv2.models import (
+    GhostBottleneck,
+    GhostModule,
+    GhostNet,
+    GhostNetV2,
+    GhostNetV3,
+)
 
 from .conftest import randomise
 
@@ -60,14 +66,22 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
+def shapes(network):
+    state = own_names(network.state_dict().items())
+    return {k: v.shape for k, v in state.items() if not k.startswith(HEAD)}
+
+
 def test_same_names_and_shapes(pair):
     peer, ours = pair
-
-    def shapes(network):
-        state = own_names(network.state_dict().items())
-        return {k: v.shape for k, v in state.items() if not k.startswith(HEAD)}
-
     assert shapes(ours) == shapes(peer)
+
+
+def test_same_table_of_channels():
+    """At four times the width, rounding hides no wrong number of the table."""
+    build = timm.models.ghostnet._create_ghostnet
+    with torch.device('meta'):
+        peer = build('ghostnetv2_100', width=4.0, version='v2')
+        assert shapes(GhostNetV2(4.0)) == shapes(peer)
 
 
 @pytest.mark.parametrize('size', [(224, 224), (161, 97)], ids=['224', 'odd'])
@@ -113,6 +127,19 @@ def saved_bytes(forward, batch):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         forward(batch)
     return sum(storage.nbytes() for storage in storages.values())
+
+
+@pytest.mark.parametrize(
+    ('cls', 'channels'), [(GhostModule, (6, 8)), (GhostBottleneck, (6, 12, 8))]
+)
+@torch.no_grad()
+def test_layers_with_default_arguments(cls, channels):
+    """The networks give them all arguments."""
+    peer = randomise(getattr(timm.models.ghostnet, cls.__name__)(*channels)).eval()
+    ours = cls(*channels).eval()
+    ours.load_state_dict(peer.state_dict(), strict=True)
+    x = torch.randn(2, 6, 9, 7)
+    assert_close(ours(x), peer(x))
 
 
 @pytest.mark.parametrize(('with_cp', 'share'), [('attention', 0.75), (True, 0.1)])

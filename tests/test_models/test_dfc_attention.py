@@ -12,7 +12,7 @@ from mmghostnetv2.models import DFCAttention, GhostModule
 from .conftest import randomise
 
 SIZES = pytest.mark.parametrize(
-    'size', [(12, 10), (9, 7), (2, 3), (1, 6), (1, 1)], ids=str
+    'size', [(12, 10), (9, 7), (2, 3), (3, 2), (1, 6), (1, 1)], ids=str
 )
 
 

@@ -136,13 +136,13 @@ def test_mobilenetv2_attention(images):
 
 
 class SharedConv(nn.Module):
-    """One convolution for two levels, each with a norm of its own."""
+    """One convolution for three levels, each with a norm of its own."""
 
     def __init__(self):
         super().__init__()
         conv = nn.Conv2d(3, 4, 3)
         self.levels = nn.ModuleList(
-            nn.Sequential(conv, nn.BatchNorm2d(4)) for _ in range(2)
+            nn.Sequential(conv, nn.BatchNorm2d(4)) for _ in range(3)
         )
 
     def forward(self, x):

@@ -332,6 +332,8 @@ def test_default_initialisation_is_pytorchs():
     network = GhostNetV2()
     network.init_weights()
     assert torch.equal(network.conv_stem.weight, expected)
+    norms = [x for x in network.modules() if isinstance(x, nn.BatchNorm2d)]
+    assert all((norm.weight == 1).all() for norm in norms)
 
 
 @EACH
@@ -396,6 +398,7 @@ def test_with_cp_twice_backward(with_cp, images):
         (dict(out_indices=()), ValueError, 'at least one'),
         (dict(out_indices=(9, -1)), ValueError, 'none twice'),
         (dict(widen_factor=float('nan')), ValueError, 'widen_factor .* got nan'),
+        (dict(widen_factor=float('inf')), ValueError, 'widen_factor .* got inf'),
         (dict(in_channels=0), ValueError, 'in_channels .* got 0'),
         (dict(norm_cfg='BN'), TypeError, "norm_cfg must be a dict .* got 'BN'"),
         (dict(act_cfg=None), TypeError, 'act_cfg must be a dict .* got None'),
@@ -406,3 +409,19 @@ def test_with_cp_twice_backward(with_cp, images):
 def test_bad_arguments(cls, kwargs, error, said):
     with pytest.raises(error, match=said):
         cls(**kwargs)
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(widen_factor=1),
+        dict(in_channels=1),
+        dict(frozen_stages=9),
+        dict(out_indices=(-10,)),
+    ],
+    ids=str,
+)
+def test_the_first_and_last_allowed_values(kwargs):
+    network = GhostNet(**kwargs).eval()
+    x = torch.rand(1, kwargs.get('in_channels', 3), 32, 32)
+    assert network(x)[0].shape[1] == network.out_channels[0]

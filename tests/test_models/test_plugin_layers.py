@@ -110,7 +110,10 @@ def test_coordinate_attention(training, x):
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_reduced_channels_are_eight_at_least():
+def test_reduced_channels():
+    """A 16th in CBAM; a 32nd in CA, but eight at least."""
+    assert CBAM(192).channel_gate[0].out_channels == 12
+    assert CoordinateAttention(320).reduce[0].out_channels == 10
     assert CoordinateAttention(64).reduce[0].out_channels == 8
 
 

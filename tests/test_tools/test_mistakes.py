@@ -38,6 +38,7 @@ ARGUMENTS = {
     'quickstart': '',
     'reliability/fuzz_checkpoints': '--files 1 --out {out}.json',
     'reliability/kill_and_resume': '--kills 1 --out {out}.json',
+    'reliability/mutate': '--sample 1 --out {out}.json',
     'setup_env': '',
     'test': '{config} {checkpoint} --out {out}.pkl --work-dir {folder}',
     'train': '{config} --resume {checkpoint} --work-dir {folder}',
@@ -92,7 +93,8 @@ def inputs(tmp_path_factory):
     paths = {word: folder / name for word, name in names.items()}
     paths['config'].write_text(CONFIG)
     weights = init_model(paths['config']).state_dict()
-    torch.save(dict(meta={}, state_dict=weights), paths['checkpoint'])
+    meta = dict(epoch=0, iter=0)  # of a training, so that it can be resumed
+    torch.save(dict(meta=meta, state_dict=weights), paths['checkpoint'])
     paths['pictures'].mkdir()
     Image.effect_noise((40, 30), 50).save(paths['picture'])
     truth = '{"images": [{"id": 1, "file_name": "1.png"}], "annotations": [], '
@@ -165,6 +167,28 @@ def test_damaged_files(fails, inputs, tmp_path, name, word, damage):
         sidecar = good.with_name(f'{good.name}.json')
         bad.with_name(sidecar.name).write_text(sidecar.read_text())
     assert fails(name, bad, **{word: bad}) == 1
+
+
+@pytest.mark.parametrize(
+    ('kept', 'lacking'),
+    [
+        (lambda saved: saved['state_dict'], 'epoch and iter'),
+        (lambda saved: saved | {'meta': None}, 'epoch and iter'),
+        (lambda saved: saved | {'meta': {'epoch': 1}}, 'iter'),
+    ],
+    ids=['plain', 'no meta', 'no iter'],
+)
+def test_weights_alone_are_not_resumed(fails, inputs, tmp_path, kept, lacking):
+    import torch
+
+    path = tmp_path / 'weights.pth'
+    torch.save(kept(torch.load(inputs['checkpoint'])), path)
+    said = (
+        f'error: {path} cannot be resumed: it holds no {lacking} of a training. To '
+        'start a new training from its weights, do not resume but set load_from: '
+        f'--cfg-options load_from={path}'
+    )
+    assert fails('train', said, checkpoint=path) == 1
 
 
 @tools_with('pictures')
