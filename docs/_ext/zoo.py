@@ -1,4 +1,7 @@
-"""The directive ``zoo``: released models and those of the paper's Table 2.
+"""Directives that show measured numbers: the models, the choice, and benchmarks.
+
+``zoo`` shows the released models and those of the paper's Table 2, ``choosing-table`` a
+part of them, and ``benchmark-table NAME`` a table of docs/benchmarks.
 
 The rows come from ``configs/metafile.yml`` and ``docs/paper_tables.csv`` whenever the
 site is built, so the page cannot disagree with them. Without JavaScript the table can
@@ -58,11 +61,12 @@ def released_models():
 
 
 def table_2():
-    """Return the measured rows of the paper's Table 2, by network."""
+    """Return the measured rows of the paper's Table 2."""
     with open(ROOT / 'docs/paper_tables.csv', newline='', encoding='utf-8') as file:
         found = [row for row in csv.DictReader(file) if row['table'] == '2']
-    return {
-        row['network']: dict(
+    return [
+        dict(
+            network=row['network'],
             name=row['model'],
             family='v1' if 'GhostNetV1' in row['model'] else 'other',
             params=float(row['params_measured']),
@@ -72,15 +76,18 @@ def table_2():
         )
         for row in found
         if row['onnxruntime_ms']
-    }
+    ]
 
 
 def zoo_rows():
     """Return all rows, released models first, with the latencies of one run."""
-    released, others = released_models(), table_2()
-    for config, row in released.items():
-        row['ms'] = others.pop(config, {}).get('ms')
-    return [*released.values(), *others.values()]
+    released, others = released_models(), []
+    for row in table_2():
+        if row['network'] in released:
+            released[row['network']]['ms'] = row['ms']
+        else:
+            others.append(row)
+    return [*released.values(), *others]
 
 
 def cell(row, key, decimals):
@@ -104,6 +111,66 @@ def row_html(row, repository):
     cells = ''.join(cell(row, key, decimals) for key, _, decimals in COLUMNS)
     first = f'<td data-value="{row["name"]}">{name}</td>'
     return f'<tr {data}>{first}{cells}<td>{links}</td></tr>'
+
+
+def plain_table(headings, rows):
+    """Return a node of a table of texts."""
+    head = ''.join(f'<th scope="col">{html.escape(text)}</th>' for text in headings)
+    lines = (''.join(f'<td>{html.escape(x)}</td>' for x in row) for row in rows)
+    body = '\n'.join(f'<tr>{line}</tr>' for line in lines)
+    text = f"""<div class="table-wrapper docutils container"><table class="docutils">
+<thead><tr>{head}</tr></thead>
+<tbody>
+{body}
+</tbody></table></div>"""
+    return [nodes.raw('', text, format='html')]
+
+
+class ChoosingTable(SphinxDirective):
+    """Show the Ghost networks beside those that are in question in place of them."""
+
+    others = ('MobileNetV2 1.0x', 'MobileNetV3-L', 'MnasNet-A1', 'EfficientNet-B0')
+
+    def run(self):
+        self.env.note_dependency(str(ROOT / 'docs/paper_tables.csv'))
+        rows = [x for x in table_2() if x['name'].startswith(('Ghost', *self.others))]
+        return plain_table(
+            ['Network', 'Top-1, paper', 'Parameters, M', 'FLOPs, M', 'ms'],
+            [
+                (
+                    row['name'],
+                    f'{row["paper"]:.1f}',
+                    f'{row["params"]:.2f}',
+                    f'{row["flops"]:.0f}',
+                    f'{row["ms"]:.2f}',
+                )
+                for row in sorted(rows, key=lambda row: row['ms'])
+            ],
+        )
+
+
+class BenchmarkTable(SphinxDirective):
+    """Show the table that the benchmark tool wrote into a folder of docs/benchmarks."""
+
+    required_arguments = 1
+
+    def run(self):
+        path = ROOT / 'docs/benchmarks' / self.arguments[0] / 'benchmark.csv'
+        self.env.note_dependency(str(path))
+        with open(path, newline='', encoding='utf-8') as file:
+            rows = list(csv.DictReader(file))
+        return plain_table(
+            ['Images', 'Network', 'ms', 'Ratio'],
+            [
+                (
+                    row['images'],
+                    row['network'].split('+')[0],
+                    f'{float(row["milliseconds_median"]):.2f}',
+                    f'{float(row["ratio_median"]):.2f}',
+                )
+                for row in rows
+            ],
+        )
 
 
 class Zoo(SphinxDirective):
@@ -146,6 +213,8 @@ copy its config line.</output></p>
 def setup(app):
     """Register the directive and what its page loads."""
     app.add_directive('zoo', Zoo)
+    app.add_directive('choosing-table', ChoosingTable)
+    app.add_directive('benchmark-table', BenchmarkTable)
     app.add_css_file('zoo.css')
     app.add_js_file('zoo.js', loading_method='defer')
     return {'parallel_read_safe': True}

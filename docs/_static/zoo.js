@@ -4,8 +4,6 @@
   const zoo = document.querySelector('.zoo')
   if (!zoo) return
 
-  const WIDTH = 720
-  const HEIGHT = 400
   const MARGIN = { left: 52, right: 16, top: 12, bottom: 44 }
   const COLUMNS = { params: 1, flops: 2, paper: 3, timm: 4, ms: 5 }
   const AXES = {
@@ -55,7 +53,7 @@
   }
 
   function ticks (low, high) {
-    const rough = (high - low) / 5
+    const rough = (high - low) / 4
     const power = 10 ** Math.floor(Math.log10(rough))
     const step = [1, 2, 5, 10].map(x => x * power).find(x => x >= rough)
     const found = []
@@ -91,6 +89,9 @@
   }
 
   function draw () {
+    // One unit is one pixel, so that the text has its size on a telephone, too.
+    const WIDTH = svg.clientWidth || 720
+    const HEIGHT = Math.max(300, Math.min(420, WIDTH * 0.56))
     svg.setAttribute('viewBox', `0 0 ${WIDTH} ${HEIGHT}`)
     svg.replaceChildren()
     const key = axis.value
@@ -164,5 +165,6 @@
   search.addEventListener('input', filter)
   onlyReleased.addEventListener('change', filter)
   axis.addEventListener('change', draw)
+  window.addEventListener('resize', draw)
   draw()
 })()

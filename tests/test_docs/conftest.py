@@ -2,6 +2,8 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,28 @@ def site(shared_folder) -> Path:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
 
     return shared_folder('site', build) / 'html'
+
+
+@dataclass
+class Block:
+    """A fenced block of a page: language, code, and the comment right before it."""
+
+    language: str
+    code: str
+    note: str
+    line: int
+
+
+def fenced_blocks(text) -> list[Block]:
+    """Return the fenced blocks of a page that show code, not directives of the site."""
+    pattern = r'(?m)^(?:<!-- (.+?) -->\n)?^( *)```([\w{}-]*)[^\n]*\n(.*?)^\2```$'
+    return [
+        Block(
+            language=match[3],
+            code=textwrap.dedent(match[4]),
+            note=match[1] or '',
+            line=text[: match.start(3)].count('\n') + 1,
+        )
+        for match in re.finditer(pattern, text, re.S)
+        if not match[3].startswith('{')
+    ]
