@@ -25,6 +25,7 @@ extensions = [
     'sphinx.ext.napoleon',
     'sphinx_copybutton',
     'sphinx_design',
+    'drawings',
     'source_links',
     'zoo',
 ]
