@@ -34,6 +34,7 @@ nitpicky = False
 
 myst_enable_extensions = ['colon_fence', 'deflist']
 myst_heading_anchors = 3
+highlight_language = 'bash'  # of blocks that name none
 nb_execution_mode = 'force'
 nb_execution_timeout = 180
 nb_execution_raise_on_error = True

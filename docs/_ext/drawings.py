@@ -137,6 +137,8 @@ class DrawNetwork(SphinxDirective):
                 f'width="{width:.0f}" height="24"/>'
             )
             count = f'{len(blocks)} block' + 's' * (len(blocks) > 1)
+            if not hasattr(blocks[0], 'ghost1'):
+                count = '1 x 1 convolution'
             text = f'{channels} channels, {count}'
             inside = width > 300
             x = left + width + (-8 if inside else 8)
