@@ -107,6 +107,7 @@ def row_html(row, repository):
         links = f'<a href="{row["weights"]}">download</a>'
     attributes = {'family': row['family'], 'name': row['name']}
     attributes['line'] = row.get('line', '')
+    attributes['top1'] = str(row.get('paper') or row.get('timm') or '')
     data = ' '.join(f'data-{k}="{html.escape(v)}"' for k, v in attributes.items())
     cells = ''.join(cell(row, key, decimals) for key, _, decimals in COLUMNS)
     first = f'<td data-value="{row["name"]}">{name}</td>'

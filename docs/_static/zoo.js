@@ -97,8 +97,9 @@
     const key = axis.value
     const points = [...body.rows]
       .filter(row => !row.hidden)
-      .map(row => ({ row, x: value(row, COLUMNS[key]), y: value(row, COLUMNS.paper) }))
+      .map(row => ({ row, x: value(row, COLUMNS[key]), y: row.dataset.top1 }))
       .filter(point => point.x !== '' && point.y !== '')
+      .map(point => ({ ...point, y: Number(point.y) }))
     if (!points.length) return
     const range = name => {
       const all = points.map(point => point[name])
@@ -122,7 +123,7 @@
     }
     element('text', { x: (MARGIN.left + right) / 2, y: HEIGHT - 4, 'text-anchor': 'middle' }, svg).textContent = AXES[key]
     const middle = (MARGIN.top + bottom) / 2
-    element('text', { x: 14, y: middle, 'text-anchor': 'middle', transform: `rotate(-90 14 ${middle})` }, svg).textContent = 'Top-1 in the paper, %'
+    element('text', { x: 14, y: middle, 'text-anchor': 'middle', transform: `rotate(-90 14 ${middle})` }, svg).textContent = 'Top-1 on ImageNet, %'
     for (const { row, x, y } of points) {
       const { family, name, line } = row.dataset
       const group = element('g', {

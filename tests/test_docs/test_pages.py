@@ -1,5 +1,6 @@
 """All pages: links lead somewhere, commands exist, and blocks say what runs them."""
 
+import csv
 import json
 import re
 import shlex
@@ -135,3 +136,76 @@ def test_quickstart_is_quoted_alike():
             assert number == accuracy, page
         for number, after in re.findall(r'(\d+\.\d) % top-1(.{11})', text):
             assert number == accuracy or after == ' in the run', page
+
+
+def rows_of(name, **wanted):
+    """Return the rows of a CSV file of docs that have the wanted values."""
+    with open(ROOT / 'docs' / name, newline='') as file:
+        rows = list(csv.DictReader(file))
+    return [row for row in rows if wanted.items() <= row.items()]
+
+
+@pytest.mark.parametrize('title', ['ONNX Runtime', 'OpenVINO'])
+def test_ratios_of_the_speed_page(title):
+    """They are those of the benchmark's files, of the network as it is exported."""
+    runtime = title.replace(' ', '').lower()
+    cells = []
+    for images in '1x224x224', '8x224x224', '1x512x512':
+        found = rows_of(
+            f'benchmarks/{runtime}/benchmark.csv',
+            images=images,
+            network='ghostnetv2_100_in1k',
+        )
+        assert [row['threads'] for row in found] == ['1', '2']
+        cells.append(' / '.join(f'{float(x["ratio_median"]):.2f}' for x in found))
+    row = f'| {title}, one thread / two threads | {" | ".join(cells)} |'
+    assert row in read(ROOT / 'docs/speed.md')
+
+
+def test_latencies_of_the_paper_page():
+    text = read(ROOT / 'docs/paper.md')
+    for row in rows_of('paper_tables.csv', table='1'):
+        ms, ratio = (float(row[f'onnxruntime_{x}']) for x in ('ms', 'ratio'))
+        assert f'| {row["latency_paper"]} ms | ' in text
+        assert re.search(rf'\| {ms:.2f} ms \| {ratio:.2f} \|', text), row
+
+
+def test_numbers_of_the_choosing_page():
+    text = ' '.join(read(ROOT / 'docs/choosing.md').split())
+    ms = {
+        x['network']: float(x['onnxruntime_ms'])
+        for x in rows_of('paper_tables.csv', table='2')
+        if x['onnxruntime_ms']
+    }
+    share = ms['timm:mobilenetv3_large_100'] / ms['ghostnetv2_100_in1k']
+    assert f'accuracy in {share:.0%} of'.replace('%', ' %') in text
+    gpu = {}
+    for row in rows_of('benchmarks/gpu_networks/benchmark.csv'):
+        name = row['network'].split('+')[0]
+        gpu.setdefault(name, []).append(float(row['milliseconds_median']))
+    pairs = zip(
+        gpu['ghostnetv2_100_in1k'], gpu['timm:mobilenetv3_large_100'], strict=True
+    )
+    ratios = [ours / theirs for ours, theirs in pairs]
+    assert f'takes {min(ratios):.1f} to {max(ratios):.1f} times as long' in text
+    smaller = [
+        x
+        for x in rows_of('paper_tables.csv', table='2')
+        if float(x['flops_paper']) < 400
+    ]
+    assert (
+        max(smaller, key=lambda x: float(x['top1_paper']))['network']
+        == 'ghostnetv2_160_in1k'
+    )
+
+
+def test_costs_of_newer_networks():
+    timm = pytest.importorskip('timm', reason='builds them')
+    from mmghostnetv2.analysis import count
+
+    row = r'\| `(\w+)`[^|]*\| ([\d.]+) \| ([\d.]+) \|'
+    rows = re.findall(row, read(ROOT / 'docs/choosing.md'))
+    assert len(rows) == 9
+    for name, *quoted in rows[:4]:  # the small ones; the tool is tested elsewhere
+        costs = count(timm.create_model(name).eval(), 224)
+        assert [f'{cost / 1e6:.2f}' for cost in costs] == quoted, name
