@@ -30,6 +30,18 @@ def test_no_page_loads_anything_from_the_network(site):
         assert not re.search(r'url\(["\']?(https?:)?//', style.read_text()), style
 
 
+def test_drawings_are_of_the_released_network(site):
+    """The sizes and channels of the paper at 1.0x, for pictures of 224 pixels."""
+    page = (site / 'dfc_attention.html').read_text(encoding='utf-8')
+    texts = re.findall(r'<text [^>]*>(.*?)</text>', page)
+    block = {'average pooling 2 x 2', 'convolution 1 x 1, 24 to 72', 'sigmoid'}
+    block |= {'depth-wise 1 x 5, 72 channels', 'depth-wise 5 x 1, 72 channels'}
+    stages = {'stage 0: 112 x 112', 'stage 6: 14 x 14', '112 channels, 5 blocks'}
+    assert block | stages <= {*texts}
+    gated = re.findall(r'<rect class="attention" x="150"', page)
+    assert len(gated) == 7  # stages 2 to 8
+
+
 def cells(page):
     """Return the rows of the models page as {name: [numbers as text]}."""
     rows = re.findall(r'<tr data-family.*?</tr>', page)
