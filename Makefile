@@ -43,7 +43,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONWARNINGS ?= ignore:pkg_resources is deprecated as an API:UserWarning
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor litert quickstart check test ci lint clean clean-all
+.PHONY: help setup doctor litert quickstart docs check test ci lint clean clean-all
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -65,6 +65,10 @@ litert: setup  ## build the environment that converts to LiteRT, outside the che
 
 quickstart: setup  ## train and test a small detector from scratch (TASK=cls or seg)
 	@$(VENV)/bin/python tools/quickstart.py --task $(TASK) $(ARGS)
+
+# The page is built anew, warnings are errors, and the notebook in it is executed.
+docs: setup  ## build the documentation site into build/docs/index.html
+	@$(VENV)/bin/python -m sphinx -b html -W --keep-going -E docs build/docs
 
 check: lint  ## check style, types and the networks in two minutes
 	@$(VENV)/bin/mypy

@@ -117,7 +117,7 @@ EXTRAS = {
     # runs LiteRT's files; `make litert` builds what writes them
     'litert': ['ai-edge-litert'],
     **FORKS,
-    'docs': ['sphinx', 'myst-parser'],
+    'docs': ['sphinx', 'myst-nb', 'furo', 'sphinx-copybutton', 'sphinx-design'],
     'tests': ['pytest', 'hypothesis', 'timm', 'scikit-learn'],
 }
 originals = [extra for name, extra in EXTRAS.items() if name not in FORKS]

@@ -138,7 +138,7 @@ def check_python():
     if sys.platform != 'linux':
         raise SetupError(
             'this script is for Linux. Elsewhere, install the package by pip, see '
-            'README.md.'
+            'docs/get_started.md.'
         )
     if sys.version_info[:2] not in SUPPORTED:
         raise SetupError(

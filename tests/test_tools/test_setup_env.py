@@ -433,8 +433,9 @@ def test_litert_reads_what_torch_writes_and_writes_what_litert_runs():
         assert pins('litert')[name] == pins('stack')[name]
 
 
-def test_readme_goes_back_to_the_pinned_torch():
-    assert f'TORCH={setup_env.pin("torch")}`' in (ROOT / 'README.md').read_text()
+def test_documentation_goes_back_to_the_pinned_torch():
+    page = (ROOT / 'docs/get_started.md').read_text()
+    assert f'TORCH={setup_env.pin("torch")}`' in page
 
 
 def test_compiled_and_lite_are_one_version():

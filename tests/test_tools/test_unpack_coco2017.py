@@ -55,4 +55,4 @@ def test_missing_archive(unpack, tmp_path):
 
 def test_configs_look_there():
     (data,) = {entry['data_root'] for entry in INDEX.values()}
-    assert f'under `{data}`' in (ROOT / 'README.md').read_text()
+    assert f'under `{data}`' in (ROOT / 'docs/detectors.md').read_text()

@@ -1,0 +1,211 @@
+"""All pages: links lead somewhere, commands exist, and blocks say what runs them."""
+
+import csv
+import json
+import re
+import shlex
+from functools import cache
+from urllib.parse import unquote
+
+import pytest
+from mmengine.config import Config
+
+from ..conftest import ROOT
+from .conftest import PAGES, fenced_blocks
+
+NOTEBOOK = ROOT / 'docs/tutorial.ipynb'
+IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
+COMMANDS = re.compile(
+    r'(?m)^\s*(?:\w+=\S+ )*(?:make|mim|python|pip|git|sudo|cp|source)\b'
+)
+
+
+@cache
+def read(page):
+    """Return the Markdown of a page or of a notebook."""
+    text = page.read_text(encoding='utf-8')
+    if page.suffix == '.ipynb':
+        cells = json.loads(text)['cells']
+        return '\n\n'.join(
+            ''.join(x['source']) for x in cells if x['cell_type'] == 'markdown'
+        )
+    return text
+
+
+def prose(text):
+    """Return a page without its fenced blocks."""
+    return re.sub(r'(?ms)^( *)(`{3,}|:{3,}).*?^\1\2`*:*$', '', text)
+
+
+def anchors(page):
+    """Return the anchors of a page's headings as GitHub and the site make them."""
+    titles = re.findall(r'(?m)^#+ (.+)$', prose(read(page)))
+    plain = [re.sub(r'\[(.+?)\]\(.+?\)', r'\1', title).lower() for title in titles]
+    return {re.sub(r'[^\w\- ]', '', title).replace(' ', '-') for title in plain}
+
+
+@pytest.mark.parametrize('page', [*PAGES, NOTEBOOK], ids=[*IDS, 'tutorial'])
+def test_internal_links(page):
+    text = re.sub(r'`[^`\n]*`', '', prose(read(page)))
+    for target in re.findall(r'\]\(([^)\s]+)\)', text):
+        if re.match(r'\w+:', target):
+            continue
+        path, _, anchor = unquote(target).partition('#')
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), f'{target} does not exist'
+        assert found.is_relative_to(ROOT)
+        if anchor and found.suffix == '.md':
+            assert anchor in anchors(found), f'{target}: no such heading'
+
+
+@pytest.mark.parametrize('page', PAGES, ids=IDS)
+def test_blocks_are_run_or_say_why_not(page):
+    for block in fenced_blocks(read(page)):
+        runs = block.language == 'python' or COMMANDS.search(block.code)
+        where = f'line {block.line}: {block.code[:60]!r}'
+        if match := re.fullmatch(r'run by: (.+)', block.note):
+            for test in match[1].split(', '):
+                assert (ROOT / test).is_file(), f'{where}: no {test}'
+        elif runs:
+            assert re.fullmatch(r'not run: .{12,}', block.note), where
+
+
+def command_lines(text):
+    """Return the commands in a text: in blocks, and in the middle of a sentence."""
+    for block in fenced_blocks(text):
+        if block.language in ('', 'bash', 'sh'):
+            yield from block.code.replace('\\\n', ' ').splitlines()
+    yield from re.findall(r'`((?:mim|python|make) [^`]+)`', prose(text))
+
+
+@cache
+def options_of(tool):
+    """Return the options that a tool knows, from its source and from what all share."""
+    shared = (ROOT / 'mmghostnetv2/arguments.py').read_text()
+    if 'make_set' in (source := (ROOT / tool).read_text()):
+        shared += (ROOT / 'mmghostnetv2/digits.py').read_text()
+    named = {*re.findall(r"'(--[a-z][\w-]*)'", source + shared)}
+    integers = re.findall(r"(?m)^\s+'?([a-z_]+)'?(?:=|: )\(", source)  # add_integers
+    return named | {f'--{name.replace("_", "-")}' for name in integers}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=IDS)
+def test_commands_exist(page):
+    """Tools, configs, options and targets of the Makefile that a page names exist."""
+    targets = {*re.findall(r'(?m)^([a-z-]+):', (ROOT / 'Makefile').read_text())}
+    for line in command_lines(read(page)):
+        words = shlex.split(line, comments=True)
+        words = [word for word in words if not re.match(r'[A-Z_]+=', word)] or ['']
+        for word in words:
+            is_own = word.startswith(('configs/', 'tools/', 'docs/make'))
+            if is_own and not re.search(r'/(custom|my_)|[*<]', word):
+                assert (ROOT / word).exists(), line
+        if words[0] == 'make' and len(words) > 1:
+            assert words[1] in targets, line
+        if words[0] == 'python' and words[1].startswith('tools/'):
+            named = {word for word in words if word.startswith('--')}
+            assert named <= options_of(words[1]), line
+
+
+def test_python_snippets_of_the_backbone_page():
+    config, code = (x.code for x in fenced_blocks(read(ROOT / 'docs/backbone.md')))
+    read_config = Config.fromstring(config, '.py')
+    assert read_config.model.backbone.type == 'GhostNetV2'
+    exec(code, {})  # it asserts
+
+
+def test_channels_of_the_backbone_page():
+    from mmghostnetv2.models import GhostNetV2
+
+    text = read(ROOT / 'docs/backbone.md')
+    stages = tuple(range(10))
+    for width in 1.0, 1.3, 1.6:
+        row = re.search(rf'channels at {width}x \|(.+)\|', text)[1]
+        network = GhostNetV2(widen_factor=width, out_indices=stages)
+        assert list(map(int, row.split('|'))) == list(network.out_channels)
+    row = re.search(r'(?m)^\| stride \|(.+)\|', text)[1]
+    assert list(map(int, row.split('|'))) == list(network.out_strides)
+
+
+def test_quickstart_is_quoted_alike():
+    """The quickstart's accuracy stands in one table; others name the run they quote."""
+    accuracy = re.search(r'top-1 (\d+\.\d) %', read(ROOT / 'docs/get_started.md'))[1]
+    for page in PAGES:
+        text = ' '.join(read(page).split())
+        for number in re.findall(r'(?<=top-1 )\d+\.\d(?= %)', text):
+            assert number == accuracy, page
+        for number, after in re.findall(r'(\d+\.\d) % top-1(.{11})', text):
+            assert number == accuracy or after == ' in the run', page
+
+
+def rows_of(name, **wanted):
+    """Return the rows of a CSV file of docs that have the wanted values."""
+    with open(ROOT / 'docs' / name, newline='') as file:
+        rows = list(csv.DictReader(file))
+    return [row for row in rows if wanted.items() <= row.items()]
+
+
+@pytest.mark.parametrize('title', ['ONNX Runtime', 'OpenVINO'])
+def test_ratios_of_the_speed_page(title):
+    """They are those of the benchmark's files, of the network as it is exported."""
+    runtime = title.replace(' ', '').lower()
+    cells = []
+    for images in '1x224x224', '8x224x224', '1x512x512':
+        found = rows_of(
+            f'benchmarks/{runtime}/benchmark.csv',
+            images=images,
+            network='ghostnetv2_100_in1k',
+        )
+        assert [row['threads'] for row in found] == ['1', '2']
+        cells.append(' / '.join(f'{float(x["ratio_median"]):.2f}' for x in found))
+    row = f'| {title}, one thread / two threads | {" | ".join(cells)} |'
+    assert row in read(ROOT / 'docs/speed.md')
+
+
+def test_latencies_of_the_paper_page():
+    text = read(ROOT / 'docs/paper.md')
+    for row in rows_of('paper_tables.csv', table='1'):
+        ms, ratio = (float(row[f'onnxruntime_{x}']) for x in ('ms', 'ratio'))
+        assert f'| {row["latency_paper"]} ms | ' in text
+        assert re.search(rf'\| {ms:.2f} ms \| {ratio:.2f} \|', text), row
+
+
+def test_numbers_of_the_choosing_page():
+    text = ' '.join(read(ROOT / 'docs/choosing.md').split())
+    ms = {
+        x['network']: float(x['onnxruntime_ms'])
+        for x in rows_of('paper_tables.csv', table='2')
+        if x['onnxruntime_ms']
+    }
+    share = ms['timm:mobilenetv3_large_100'] / ms['ghostnetv2_100_in1k']
+    assert f'accuracy in {share:.0%} of'.replace('%', ' %') in text
+    gpu = {}
+    for row in rows_of('benchmarks/gpu_networks/benchmark.csv'):
+        name = row['network'].split('+')[0]
+        gpu.setdefault(name, []).append(float(row['milliseconds_median']))
+    pairs = zip(
+        gpu['ghostnetv2_100_in1k'], gpu['timm:mobilenetv3_large_100'], strict=True
+    )
+    ratios = [ours / theirs for ours, theirs in pairs]
+    assert f'takes {min(ratios):.1f} to {max(ratios):.1f} times as long' in text
+    smaller = [
+        x
+        for x in rows_of('paper_tables.csv', table='2')
+        if float(x['flops_paper']) < 400
+    ]
+    assert (
+        max(smaller, key=lambda x: float(x['top1_paper']))['network']
+        == 'ghostnetv2_160_in1k'
+    )
+
+
+def test_costs_of_newer_networks():
+    timm = pytest.importorskip('timm', reason='builds them')
+    from mmghostnetv2.analysis import count
+
+    row = r'\| `(\w+)`[^|]*\| ([\d.]+) \| ([\d.]+) \|'
+    rows = re.findall(row, read(ROOT / 'docs/choosing.md'))
+    assert len(rows) == 9
+    for name, *quoted in rows[:4]:  # the small ones; the tool is tested elsewhere
+        costs = count(timm.create_model(name).eval(), 224)
+        assert [f'{cost / 1e6:.2f}' for cost in costs] == quoted, name
