@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ..checkpoint import authors_name
@@ -34,18 +33,11 @@ _LAYERS = {
 _BRANCH = re.compile(r'(.*?)(primary|cheap|dw)_rpr_(conv\.\d+|scale|skip)\.')
 
 
-def conv_norm(conv: nn.Conv2d, norm_cfg: dict) -> nn.Sequential:
-    """Build a branch of a convolution and a norm."""
-    norm = build_norm_layer(norm_cfg, conv.out_channels)[1]
-    return nn.Sequential(OrderedDict(conv=conv, bn=norm))
-
-
-def conv_norms(conv: nn.Conv2d, norm_cfg: dict, number: int) -> nn.ModuleList:
-    """Build branches of copies of a convolution, each with random weights."""
-    copies = [deepcopy(conv) for _ in range(number)]
-    for copy in copies:
-        copy.reset_parameters()
-    return nn.ModuleList(conv_norm(copy, norm_cfg) for copy in copies)
+def conv_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Sequential:
+    """Build a branch of copies of a convolution, with random weights, and a norm."""
+    conv = deepcopy(conv)
+    conv.reset_parameters()
+    return nn.Sequential(OrderedDict(conv=conv, bn=deepcopy(norm)))
 
 
 def sum_branches(weights: dict[str, Tensor], eps: float, prefix: str = '') -> None:

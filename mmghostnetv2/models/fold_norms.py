@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmcv.cnn import Conv2d, ConvModule
@@ -96,9 +96,9 @@ def fold_norms(module: nn.Module) -> nn.Module:
                 module.set_submodule(name, deepcopy(child))
             seen.add(child)
     module.eval()  # not chained, because mmpretrain's backbones return None
-    for child in module.modules():
-        if hasattr(child, 'merge_branches'):
-            child.merge_branches()
+    for block in module.modules():
+        if hasattr(block, 'merge_branches'):
+            cast(Any, block).merge_branches()
     for parent in module.modules():
         if isinstance(parent, ConvModule) and not _is_followed_by_norm(parent.order):
             continue
@@ -106,7 +106,7 @@ def fold_norms(module: nn.Module) -> nn.Module:
         for name, child in parent.named_children():
             if _are_foldable(last, child):
                 _fold(last, child)
-                child = FoldedNorm(child.eps)
+                child = FoldedNorm(cast(Any, child).eps)
                 setattr(parent, name, child)
             last = child
     return module

@@ -159,8 +159,9 @@ class GhostBottleneck(nn.Module):
         self.ghost1 = ghost_module(
             in_channels, mid_channels, dilation, first, norm_cfg, act_cfg
         )
-        self.conv_dw = self.se = None
+        self.conv_dw: Any = None
         self.bn_dw: Any = None
+        self.se = None
         out_dilation, conv_stride = dilation, stride
         if keep_size:
             out_dilation, conv_stride = dilation * stride, 1

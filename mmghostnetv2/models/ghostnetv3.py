@@ -4,7 +4,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..registry import register_model
-from .branches import BranchedBlock, conv_norm, conv_norms
+from .branches import BranchedBlock, conv_norm
 from .ghost_module import (
     GhostBottleneck,
     GhostModule,
@@ -21,34 +21,23 @@ class GhostModuleV3(BranchedBlock, GhostModule):
     more: a depth-wise 1x1 convolution, and a norm without a convolution.
 
     Args:
-        in_channels (int): As the others, see :class:`GhostModule`.
-        out_channels (int): Channels of the output.
-        dilation (int): Dilation of the spatial convolutions.
-        attention (Callable, optional): Builds the attention that gates the output.
-        norm_cfg (dict): Config of the normalisation layers.
-        act_cfg (dict, optional): Config of the activations.
+        args, kwargs: Arguments of :class:`GhostModule`.
         num_branches (int): Branches of the full kernel size.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        dilation: int = 1,
-        attention: Any = None,
-        norm_cfg: dict = dict(type='BN'),
-        act_cfg: dict | None = dict(type='ReLU', inplace=True),
-        num_branches: int = 3,
-    ) -> None:
-        super().__init__(
-            in_channels, out_channels, dilation, attention, norm_cfg, act_cfg
+    def __init__(self, *args, num_branches: int = 3, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        primary: Any = self.primary_conv[:2]
+        cheap: Any = self.cheap_operation[:2]
+        scale = depthwise_conv(cheap[0].out_channels, 1)
+        self.primary_rpr_conv: Any = nn.ModuleList(
+            conv_norm(*primary) for _ in range(num_branches)
         )
-        primary, cheap = self.primary_conv[0], self.cheap_operation[0]
-        scale = depthwise_conv(cheap.out_channels, 1)
-        self.primary_rpr_conv: Any = conv_norms(primary, norm_cfg, num_branches)
-        self.cheap_rpr_skip: Any = self.cheap_operation[1]
-        self.cheap_rpr_conv: Any = conv_norms(cheap, norm_cfg, num_branches)
-        self.cheap_rpr_scale: Any = conv_norm(scale, norm_cfg)
+        self.cheap_rpr_skip: Any = cheap[1]
+        self.cheap_rpr_conv: Any = nn.ModuleList(
+            conv_norm(*cheap) for _ in range(num_branches)
+        )
+        self.cheap_rpr_scale: Any = conv_norm(scale, cheap[1])
         for layers in self.primary_conv, self.cheap_operation:
             layers[0], layers[1] = nn.Identity(), nn.Identity()
 
@@ -84,16 +73,16 @@ class GhostBottleneckV3(BranchedBlock, GhostBottleneck):
             added to them.
     """
 
-    def __init__(
-        self, *args, norm_cfg: dict = dict(type='BN'), num_branches: int = 3, **kwargs
-    ) -> None:
-        super().__init__(*args, norm_cfg=norm_cfg, **kwargs)
+    def __init__(self, *args, num_branches: int = 3, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
         self.dw_rpr_conv: Any = None
         if self.conv_dw is not None:
-            conv = self.conv_dw
+            conv, norm = self.conv_dw, self.bn_dw
             scale = depthwise_conv(conv.out_channels, 1, conv.stride[0])
-            self.dw_rpr_conv = conv_norms(conv, norm_cfg, num_branches)
-            self.dw_rpr_scale: Any = conv_norm(scale, norm_cfg)
+            self.dw_rpr_conv = nn.ModuleList(
+                conv_norm(conv, norm) for _ in range(num_branches)
+            )
+            self.dw_rpr_scale: Any = conv_norm(scale, norm)
             self.conv_dw, self.bn_dw = nn.Identity(), nn.Identity()
 
     def depthwise(self, x: Tensor) -> Tensor:
