@@ -114,6 +114,14 @@ def test_python_snippets_of_the_backbone_page():
     exec(code, {})  # it asserts
 
 
+def test_python_snippets_of_ghostnetv3():
+    code, config = (x.code for x in fenced_blocks(read(ROOT / 'docs/ghostnetv3.md')))
+    exec(code, {})  # it loads the merged weights
+    own = Config.fromfile(ROOT / 'configs/ghostnetv3_100_distill_in1k.py').model
+    shown = Config.fromstring(config, '.py').model
+    assert {key: own[key] for key in shown} == shown
+
+
 def test_channels_of_the_backbone_page():
     from mmghostnetv2.models import GhostNetV2
 

@@ -67,7 +67,8 @@ def test_numbers_of_the_models():
         assert flops == f'{model["Metadata"]["FLOPs"] / 1e6:.0f} M'
         assert paper == str(metrics.get('Top 1 Accuracy (paper)', ''))
         assert timm == str(metrics.get('Top 1 Accuracy (timm)', ''))
-        assert ms == f'{float(measured[name]):.2f}'
+        is_v3 = name == 'ghostnetv3_100_in1k'  # merged, it is the network of V2
+        assert ms == ('as V2' if is_v3 else f'{float(measured[name]):.2f}')
         assert model['Weights'] in weights
     said = re.search(r'MobileNetV3-L has (\S+) % in (\S+) ms', ' '.join(README.split()))
     assert said[2] == f'{float(measured["timm:mobilenetv3_large_100"]):.2f}'
