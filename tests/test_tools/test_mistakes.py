@@ -19,6 +19,7 @@ pytest.importorskip('onnxruntime', reason='what runs the exported model')
 # Arguments with which each tool works; a word in braces is an input or an output.
 ARGUMENTS = {
     'analysis_tools/benchmark': '{config} --images 1x32 --rounds 1 --out-dir {folder}',
+    'analysis_tools/compare_ghostnetv3': '',
     'analysis_tools/compare_long_range': '',
     'analysis_tools/get_flops': '{config} --shape 32',
     'analysis_tools/paper_tables': '--tables 8 --out-dir {folder}',

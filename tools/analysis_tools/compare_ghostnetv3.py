@@ -10,8 +10,11 @@ time. Its network of width 0.35 is trained without a teacher and with GhostNetV2
 same seed as its teacher. The result is the accuracy on held-out digits after the last
 epoch, in percent.
 
-The tool writes table.md and results.json. It keeps finished seeds, so that the same
-command goes on after an interruption.
+The tool writes table.md and results.json into work_dirs/compare_ghostnetv3. It keeps
+finished seeds, so that the same command goes on after an interruption. A seed takes
+20 minutes on one core.
+
+Run it in the root of the checkout.
 """
 
 import json
@@ -25,7 +28,7 @@ from mmengine.runner import Runner
 from scipy import stats
 
 from mmghostnetv2.apis import read_config
-from mmghostnetv2.arguments import add_out_dir, at_least, make_parser, run_tool
+from mmghostnetv2.arguments import at_least, make_parser, run_tool
 from mmghostnetv2.models import GhostNetV2
 from mmghostnetv2.output import markdown_table, progress, written
 
@@ -34,6 +37,7 @@ LONGER = 'GhostNetV2 1.0x, as long as V3'
 STUDENT, TAUGHT = 'GhostNetV2 0.35x', 'GhostNetV2 0.35x with a teacher'
 DIFFERENCES = [(V3, V2), (V3, LONGER), (TAUGHT, STUDENT)]
 METRIC = 'accuracy/top1'
+OUT = Path('work_dirs/compare_ghostnetv3')
 
 
 def make_config(seed, epochs, data):
@@ -130,23 +134,23 @@ def main(argv=None):
     add('--epochs', type=at_least(1), default=3, metavar='N', help=text)
     default = 'data/digits/classification'
     add('--data', default=default, metavar='DIR', help=f'pictures (default: {default})')
-    add_out_dir(parser, 'work_dirs/compare_ghostnetv3', 'folder of the results')
     args = parser.parse_args(argv)
     if len(set(args.seeds)) < max(2, len(args.seeds)):
         parser.error('argument --seeds: needs two or more different ones')
     if not Path(args.data, 'train').is_dir():
         parser.error(f'argument --data: {args.data} has no folder train')
 
-    path, results = args.out_dir / 'results.json', {}
-    if path.exists() and not args.force:
-        results = json.loads(path.read_text())
-    for seed in progress(list(map(str, args.seeds)), 'seeds'):
-        if seed not in results:
-            results[seed] = run_seed(int(seed), args.epochs, args.data)
+    path, setting = OUT / 'results.json', dict(epochs=args.epochs, data=args.data)
+    saved = json.loads(path.read_text()) if path.exists() else {**setting, 'seeds': {}}
+    if {key: saved[key] for key in setting} != setting:
+        raise RuntimeError(f'{path} is of other options: remove it to start again')
+    for seed in progress(list(args.seeds), 'seeds'):
+        if str(seed) not in saved['seeds']:
+            saved['seeds'][str(seed)] = run_seed(seed, args.epochs, args.data)
             with written(path) as file:
-                file.write_text(json.dumps(results, indent=2) + '\n')
-    table = tabulate({str(seed): results[str(seed)] for seed in args.seeds})
-    with written(args.out_dir / 'table.md') as file:
+                file.write_text(json.dumps(saved, indent=2) + '\n')
+    table = tabulate({seed: saved['seeds'][str(seed)] for seed in args.seeds})
+    with written(OUT / 'table.md') as file:
         file.write_text('\n'.join(table) + '\n')
     print('\n'.join(table))
 
