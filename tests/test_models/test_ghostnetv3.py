@@ -154,6 +154,11 @@ def test_other_weights_are_refused(weights):
         GhostNetV3(num_branches=2).load_state_dict(weights)
 
 
+def test_number_of_branches():
+    ghost = GhostNetV3(num_branches=1, out_indices=(0,)).blocks[0][0].ghost1
+    assert len(ghost.primary_rpr_conv) == len(ghost.cheap_rpr_conv) == 1
+
+
 @pytest.mark.parametrize('number', [0, -1, True, 1.0, '3'])
 def test_bad_number_of_branches(number):
     with pytest.raises(ValueError, match=f'num_branches must .* got {number!r}'):

@@ -54,6 +54,7 @@ PASSED = 0, 5  # exit status of pytest: no test failed, or there is none
 
 # The tests that guard each file, those first that are quick and notice the most
 MODELS = {
+    'branches': 'ghostnetv3 fold_norms',
     'cbam': 'plugin_layers complexity',
     'coordinate_attention': 'plugin_layers complexity',
     'dfc_attention': 'dfc_attention plugin_layers ablations',
@@ -61,6 +62,7 @@ MODELS = {
     'ghost_module': 'against_timm ghostnet ablations',
     'ghostnet': 'against_timm ghostnet',
     'ghostnetv2': 'ablations ghostnet',
+    'ghostnetv3': 'ghostnetv3 against_timm ghostnet',
     'recompute': 'ghostnet',
     'self_attention': 'ablations plugin_layers',
     'squeeze_excite': 'plugin_layers against_timm',
