@@ -46,7 +46,7 @@ def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
     return model
 
 
-OPTIONS = ('backbone', 'reparameterized', 'deploy', 'channels_last')
+OPTIONS = ('backbone', 'deploy', 'reparameterized', 'channels_last')
 
 
 def split_options(text: str) -> tuple[str, list[str]]:

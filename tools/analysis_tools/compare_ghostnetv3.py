@@ -1,10 +1,10 @@
 r"""Compare trainings of GhostNetV2 and GhostNetV3, and of a student with a teacher.
 
 Example:
-    python tools/datasets/make_digits.py --out-dir data/digits
     python tools/analysis_tools/compare_ghostnetv3.py --seeds 0 1 2 3 4
 
-All learn handwritten digits by the recipe of configs/digits/ghostnetv2_100_digits.py.
+All learn handwritten digits, which tools/datasets/make_digits.py makes, by the recipe
+of configs/digits/ghostnetv2_100_digits.py.
 GhostNetV2 is trained for as many epochs as GhostNetV3, and for as many as take the same
 time. Its network of width 0.35 is trained without a teacher and with GhostNetV2 of the
 same seed as its teacher. The result is the accuracy on held-out digits after the last
