@@ -89,6 +89,7 @@ def test_differences_from_timm():
 
 def test_config_fits_an_fpn(tmp_path):
     """The lines of a config build mmdet's RetinaNet; no weights are downloaded."""
+    torch = pytest.importorskip('torch', reason='runs the network')
     pytest.importorskip('mmdet', reason='the base config is its')
     from mmghostnetv2 import init_model
 
@@ -98,6 +99,8 @@ def test_config_fits_an_fpn(tmp_path):
     model = init_model(own, cfg_options={'model.backbone.init_cfg': None})
     assert list(model.backbone.out_channels) == [24, 40, 112, 160]
     assert list(model.backbone.out_strides) == [4, 8, 16, 32]
+    levels = model.neck(model.backbone(torch.rand(1, 3, 64, 64)))
+    assert [level.shape[1] for level in levels] == [256] * 5
 
 
 def test_prediction(tmp_path, monkeypatch, capsys):
