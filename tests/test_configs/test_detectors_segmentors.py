@@ -29,6 +29,7 @@ CASES = {
         {'model.bbox_head.stacked_convs': 1},
     ),
     'detectors/rtmdet-tiny_ghostnetv2_coco': (5, {}),  # its neck needs multiples of 32
+    'detectors/rtmdet-tiny_ghostnetv3_coco': (5, {}),
     'detectors/mask-rcnn_ghostnetv2_fpn_coco': (
         8,
         {
@@ -56,6 +57,7 @@ CASES = {
 # The second part of a config's name -> the weights that its backbone starts from
 STARTS = {
     'ghostnetv2': 'ghostnet://ghostnetv2-100',
+    'ghostnetv3': 'ghostnet://ghostnetv3-100',
     'ghostnet': 'work_dirs/ghostnet_110_in1k/epoch_450.pth',
     'resnet50': 'torchvision://resnet50',
 }

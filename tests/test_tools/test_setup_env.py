@@ -386,11 +386,11 @@ def test_interrupt_ends_the_whole_process_group(tmp_path):
 # ---- the pins
 
 
-def pins(name, python=sys.version_info[:2]):
+def pins(name, python=sys.version_info[:3]):
     """Return {distribution: version} of a requirement file on one version of Python."""
     environment = {
         'python_version': '{}.{}'.format(*python[:2]),
-        'python_full_version': '{}.{}.0'.format(*python[:2]),
+        'python_full_version': '{}.{}.{}'.format(*python, 0),
     }
     found = {}
     for line in re.findall(
