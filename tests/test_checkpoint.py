@@ -219,7 +219,7 @@ def test_released_weights_by_name(name, cls, file, tmp_path, monkeypatch):
 
 
 def test_unknown_name_of_released_weights():
-    known = 'ghostnetv2-100, ghostnetv2-130, ghostnetv2-160, ghostnet-100'
+    known = 'ghostnetv2-100, ghostnetv2-130, ghostnetv2-160, ghostnetv3-100, '
     with pytest.raises(RuntimeError, match=f"'ghostnetv2-10'; there are: {known}"):
         read_weights('ghostnet://ghostnetv2-10')
 
