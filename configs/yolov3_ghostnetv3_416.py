@@ -1,6 +1,6 @@
-# yolov3_ghostnetv2_416.py with GhostNetV3. It trains with
-# branches. Exporters and tools/model_converters/reparameterize_model.py merge them,
-# which leaves GhostNetV2's network.
+# yolov3_ghostnetv2_416.py with GhostNetV3 as the backbone.
+# It trains with branches. Exporters and reparameterize_model.py merge the branches; the
+# result is GhostNetV2's network.
 _base_ = 'yolov3_ghostnetv2_416.py'
 
 model = dict(

@@ -42,7 +42,6 @@ class CheckClassesHook(Hook):
         for inner in _inner_datasets(dataset):
             # Others, such as LVIS, number their classes in their own way.
             loads = getattr(type(inner), 'load_data_list', None)
-            # The large file of COCO itself is not read twice.
             if loads is CocoDataset.load_data_list:
                 classes = inner.metainfo['classes']
                 is_default = classes == CocoDataset.METAINFO['classes']

@@ -34,7 +34,7 @@ _BRANCH = re.compile(r'(.*?)(primary|cheap|dw)_rpr_(conv\.\d+|scale|skip)\.')
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Sequential:
-    """Build a branch of copies of a convolution, with random weights, and a norm."""
+    """Build a branch: a copy of the convolution with new weights, and of the norm."""
     conv = deepcopy(conv)
     conv.reset_parameters()
     return nn.Sequential(OrderedDict(conv=conv, bn=deepcopy(norm)))

@@ -163,8 +163,8 @@ def run_pytest(folder, tests, left_out, log):
     pages = int(Path('/proc/self/statm').read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    # Compiled files are told apart by their size and the second they were written in,
-    # in which there may be several mutants.
+    # Python recognises an outdated compiled file by the size of its source and the
+    # second of its last change. Several mutants may be written in one second.
     sys.dont_write_bytecode = True
     os.chdir(folder)
     os.environ['PYTHONPATH'] = folder
