@@ -30,8 +30,9 @@ WORKERS ?= 2
 # and fails below what .coveragerc asks for. The tests then take half as much time again.
 COVERAGE ?=
 # If a worker dies, the run ends; xdist would wait forever for the tests of a new one.
+# Temporary files of tests that passed go, because three runs of them would keep 27 GB.
 PYTEST = $(VENV)/bin/python -m $(if $(COVERAGE),coverage run -m) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
-	--max-worker-restart=0
+	--max-worker-restart=0 -o tmp_path_retention_policy=failed
 
 # Without this, a process that shares the cores with others trains up to 25 times slower,
 # because the threads of OpenMP wait for each other in a busy loop.
