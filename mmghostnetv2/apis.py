@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
@@ -50,10 +51,18 @@ def config_path(name: str) -> str:
 def read_config(name: str | Path) -> Config:
     """Read a config by its path or, if there is no such file, by its name.
 
+    A config of another library is named as in ``_base_``, such as
+    ``mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py``.
+
     Raises:
         ValueError: There is neither such a file nor such a name; the error names close
             matches.
     """
+    if '::' in str(name):
+        try:
+            return get_config(str(name))
+        except (AssertionError, ImportError, OSError, ValueError) as error:
+            raise ValueError(f'no config is named {name!r}: {error}') from error
     return Config.fromfile(name if Path(name).is_file() else config_path(str(name)))
 
 

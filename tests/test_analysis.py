@@ -258,9 +258,69 @@ def test_machine():
     machine = analysis.describe_machine()
     assert machine['CPU'] and machine['CPU'] in Path('/proc/cpuinfo').read_text()
     assert machine['cores'] == str(len(os.sched_getaffinity(0)))
+    # torch asks the processor itself
+    ours, theirs = machine['instruction sets'], torch.backends.cpu.get_cpu_capability()
+    assert ('AVX2' in ours, 'AVX-512' in ours) in {
+        'DEFAULT': [(False, False)],
+        'AVX2': [(True, False), (True, True)],
+        'AVX512': [(True, True)],
+    }.get(theirs, [(False, False)])
     assert machine['torch'] == torch.__version__.split('+')[0]
     assert machine['date'] == date.today().isoformat()
     for package in ('onnxruntime', 'executorch'):
         if find_spec(package):
             assert machine[package] == version(package)
     assert all(isinstance(value, str) for value in machine.values())
+
+
+def test_lower_bound():
+    """By hand: a large convolution needs its products, the others their traffic."""
+    peaks = analysis.Peaks(macs=1e9, bandwidth={100: 4e9, 1000: 1e9, 100_000: 1e8})
+    layers = [
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),  # 216 products for 100 outputs
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 5, padding=2, groups=8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 2),
+    ]
+    network = nn.Sequential(*layers).eval()
+    images = torch.rand(2, 3, 10, 10)
+    # products, and values of 4 bytes that are read or written, at which rate
+    costs = [
+        (2 * 100 * 216, 600 + 216 + 1600, 1e9),
+        (2 * 100 * 8 * 25, 1600 + 200 + 1600, 1e9),
+        (2 * 2 * 8, 16 + 16 + 4, 4e9),
+    ]
+    expected = [max(macs / 1e9, 4 * values / rate) for macs, values, rate in costs]
+    by_traffic = [
+        macs / 1e9 < found for (macs, *_), found in zip(costs, expected, strict=True)
+    ]
+    assert by_traffic == [False, False, True]
+    bound = analysis.lower_bound(network, images, peaks)
+    assert bound == pytest.approx(sum(expected))
+    # more than the last size is as slow as the last size, less than the first as fast
+    slow = analysis.lower_bound(network, torch.rand(9, 3, 99, 99), peaks)
+    values = 9 * 99 * 99 * 16 + 200
+    assert slow > 4 * values / 1e8
+    assert analysis.lower_bound(layers[-1], torch.rand(1, 8), peaks) == 26 * 4 / 4e9
+    assert not any(layer._forward_hooks for layer in layers)
+
+
+def test_peaks():
+    """No network is faster than the machine; the number of threads is put back."""
+    threads = torch.get_num_threads()
+    peaks = analysis.measure_peaks(1)
+    assert torch.get_num_threads() == threads
+    rates = [peaks.bandwidth[size] for size in sorted(peaks.bandwidth)]
+    assert rates == sorted(rates, reverse=True)
+    # a processor of today does 10^9 to 10^12 products a second in a thread
+    assert 1e9 < peaks.macs < 1e12
+    network, images = GhostNetV2(deploy=True).eval(), torch.rand(1, 3, 224, 224)
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        runs = {'network': lambda: network(images)}
+        seconds = analysis.time_interleaved(runs, 5)['network']
+    torch.set_num_threads(threads)
+    assert analysis.lower_bound(network, images, peaks) < min(seconds)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmghostnetv2 import apis, config_path, init_model, list_configs, paths
+from mmghostnetv2.apis import read_config
 
 from .conftest import ROOT
 
@@ -135,3 +137,14 @@ def test_broken_mmpretrain(unloaded, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.warns(UserWarning, match='list_models .*torchvision_is_missing'):
         apis.register_models()
+
+
+def test_configs_of_other_libraries():
+    """As in ``_base_``, and as the library's own file."""
+    mmdet = pytest.importorskip('mmdet')
+    name = 'rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
+    expected = Config.fromfile(Path(mmdet.__path__[0], '.mim', 'configs', name))
+    assert read_config(f'mmdet::{name}').model == expected.model
+    for name in 'mmdet::rtmdet/nope.py', 'mmdet::nope.py', 'nope::a/b.py':
+        with pytest.raises(ValueError, match=f'no config is named {name!r}: '):
+            read_config(name)

@@ -134,7 +134,8 @@ class Scale(nn.Module):
         return x, [x * self.frozen]
 
 
-def test_training_step_is_sgd_with_momentum():
+@pytest.mark.parametrize('compiled', [False, True])
+def test_training_step_is_sgd_with_momentum(compiled):
     """By hand: the loss is 5 w^2 m for the mean square m of the images."""
     shape = (2, 3, 4, 5)
     mean = float(random_images(shape).square().mean())
@@ -144,7 +145,7 @@ def test_training_step_is_sgd_with_momentum():
         speed = 0.9 * speed + 10 * weight * mean
         weight -= 1e-3 * speed
     network = Scale()
-    step = training_step(network, shape, threads=1)
+    step = training_step(network, shape, threads=1, compiled=compiled)
     assert [step() for _ in range(4)] == pytest.approx(expected, rel=1e-5)
     assert float(network.weight) == pytest.approx(weight, rel=1e-5)
 

@@ -10,10 +10,12 @@ from .latency import (
     randomize_norms,
     time_interleaved,
 )
+from .limits import Peaks, lower_bound, measure_peaks
 from .networks import build_network
 from .running import build_cuda_runner, build_runner, training_step
 
 __all__ = [
+    'Peaks',
     'Quartiles',
     'build_cuda_runner',
     'build_network',
@@ -22,6 +24,8 @@ __all__ = [
     'count_blocks',
     'describe_machine',
     'fit_power',
+    'lower_bound',
+    'measure_peaks',
     'paired_ratios',
     'quartiles',
     'randomize_norms',

@@ -22,6 +22,20 @@ from torch import nn
 
 # Packages of the runtimes whose speed can be measured
 PACKAGES = ('torch', 'onnxruntime', 'openvino', 'ai-edge-litert', 'ncnn', 'executorch')
+# Instruction sets that decide how fast convolutions are, by their names in Linux
+INSTRUCTION_SETS = {
+    'avx2': 'AVX2',
+    'avx512f': 'AVX-512',
+    'avx_vnni': 'AVX-VNNI',
+    'avx512_vnni': 'AVX-512 VNNI',
+    'avx512_bf16': 'AVX-512 BF16',
+    'amx_bf16': 'AMX BF16',
+    'amx_int8': 'AMX INT8',
+    'asimd': 'NEON',
+    'asimddp': 'dot product',
+    'i8mm': 'I8MM',
+    'bf16': 'BF16',
+}
 
 
 @torch.no_grad()
@@ -168,13 +182,19 @@ def describe_machine() -> dict[str, str]:
     """Describe the machine, the software and the date of a measurement.
 
     Returns:
-        dict[str, str]: 'CPU', 'cores' (those that this process may use), 'OS',
-        'Python', the version of each runtime installed, and 'date'.
+        dict[str, str]: 'CPU', 'instruction sets' (those that matter to convolutions),
+        'cores' (those that this process may use), 'OS', 'Python', the version of each
+        runtime installed, and 'date'.
     """
-    info = Path('/proc/cpuinfo')
-    model = info.exists() and re.search(r'model name\s*: (.+)', info.read_text())
+    path = Path('/proc/cpuinfo')
+    info = path.read_text() if path.exists() else ''
+    model = re.search(r'model name\s*: (.+)', info)
+    flags = re.search(r'(?:flags|Features)\s*: (.+)', info)
+    known = flags[1].split() if flags else []
+    sets = [name for flag, name in INSTRUCTION_SETS.items() if flag in known]
     machine = {
         'CPU': model[1] if model else platform.processor() or platform.machine(),
+        'instruction sets': ', '.join(sets) or 'unknown',
         'cores': str(available_cores()),
         'OS': platform.platform(),
         'Python': platform.python_version(),

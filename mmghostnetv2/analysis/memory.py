@@ -37,7 +37,7 @@ def _measure(
         weights = sum(x.nbytes for x in model.state_dict().values())
     before = _status('VmRSS')
     run: Callable[[], object] = (
-        training_step(model, shape, threads)
+        training_step(model, shape, threads, compiled=runtime == 'compiled')
         if train
         else start(model, shape, runtime, threads)
     )
@@ -61,7 +61,7 @@ def peak_memory(
     Args:
         model (str | Path): File for the runtime, or a network's name with its options,
             see :func:`~mmghostnetv2.analysis.networks.build_network`.
-        runtime (str): A key of ``RUNTIMES``; ignored if ``train``.
+        runtime (str): A key of ``RUNTIMES``; 'torch' or 'compiled' if ``train``.
         shape (Sequence[int]): Shape of the images, (N, C, H, W).
         threads (int): Threads that compute one operator.
         train (bool): Whether to do training steps instead of inference.

@@ -67,8 +67,9 @@ def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
     """Build a network without weights that maps a batch of images to tensors.
 
     Args:
-        text (str): One of: file or name of a config of mmpretrain, mmdet or mmseg,
-            whose model is run without post-processing; ``timm:NAME``;
+        text (str): One of: file or name of a config of mmpretrain, mmdet or mmseg, as
+            :func:`~mmghostnetv2.apis.read_config` takes it, whose model is run without
+            post-processing; ``timm:NAME``;
             ``TIMMBackbone:NAME``, a network of timm in mmpretrain's wrapper, with
             features of strides 4 to 32 (stages 1, 3, 5 and 7 of GhostNetV2); or
             ``mmpretrain:NAME``, a model of mmpretrain's hub. ``+backbone`` at the end
@@ -96,7 +97,7 @@ def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
 
 def _build(name: str, cfg_options: dict | None) -> nn.Module:
     library, _, model = name.partition(':')
-    if not model:
+    if not model or model.startswith(':'):
         return fix_regions(init_model(name, cfg_options=cfg_options))
     if cfg_options:
         raise ValueError(f'{name} has no config to change by {min(cfg_options)}=')

@@ -149,6 +149,7 @@ def training_step(
     threads: int = 1,
     device: str = 'cpu',
     amp: bool = False,
+    compiled: bool = False,
 ) -> Callable[[], float]:
     """Prepare a network for training steps on one batch of random images.
 
@@ -163,11 +164,13 @@ def training_step(
         threads (int): Threads that compute one operator on the CPU.
         device (str): 'cpu' or 'cuda'.
         amp (bool): Whether to compute in mixed precision, with a scaled loss.
+        compiled (bool): Whether to compile the network, as mmengine's ``compile`` does.
 
     Returns:
         Callable: Does one step and returns the loss.
     """
     network = network.to(device).train()
+    compute: Any = torch.compile(network) if compiled else network
     modules: Any = network.modules()
     for module in modules:
         if isinstance(module, DROPOUTS):
@@ -183,7 +186,7 @@ def training_step(
         torch.set_num_threads(threads)
         optimizer.zero_grad()
         with torch.autocast(device, enabled=amp):
-            outputs = tensors(network(images))
+            outputs = tensors(compute(images))
         loss: Any = sum(output.float().square().mean() for output in outputs)
         scaler.scale(loss).backward()
         scaler.step(optimizer)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from PIL import Image
 
 from mmghostnetv2 import config_path
 from mmghostnetv2.deployment.export import export_model
@@ -52,16 +53,45 @@ def test_classifier(tool, classifier, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     header, _, first, second = lines[-4:]
     assert header == '| file | accuracy/top1 | ms | ratio |'
-    cfg = Config.fromfile(config)
-    cfg.work_dir = str(tmp_path / 'work')
-    runner = Runner.from_cfg(cfg)
-    runner.model.load_state_dict(model.state_dict())
-    expected = runner.test()['accuracy/top1']
+    metrics = library_metrics(Config.fromfile(config), model, tmp_path / 'work')
+    expected = metrics['accuracy/top1']
     assert 0 < expected < 100
     assert first.startswith(f'| {path} | {expected:.3f} | ')
     assert second.startswith(f'| {other} | {expected:.3f} | ')
     assert first.endswith(' | 1.000 |')
     assert re.fullmatch(r'\| .* \| [\d.]+ \| [\d.]+ \|', second)
+
+
+def library_metrics(config, model, folder):
+    config.work_dir = str(folder)
+    runner = Runner.from_cfg(config)
+    runner.model.load_state_dict(model.state_dict())
+    return runner.test()
+
+
+def test_segmentor(tool, digits, coco_mini, tmp_path, capsys):
+    """The library's own mIoU, on pictures of two sizes."""
+    pytest.importorskip('mmseg')
+    config = Config.fromfile(config_path('fpn_ghostnetv2_digits'))
+    loader = config.test_dataloader
+    loader.update(batch_size=1, num_workers=0, persistent_workers=False)
+    folder = tmp_path / 'segmentation'
+    shutil.copytree(f'{digits}/segmentation', folder)
+    loader.dataset.data_root = str(folder)
+    for kind in 'images', 'annotations':
+        path = sorted((folder / kind / 'validation').iterdir())[0]
+        with Image.open(path) as image:
+            image.crop((0, 0, 64, 96)).save(path)
+    model = make_model(config, read_pictures(coco_mini, (96, 96)))
+    config.dump(tmp_path / 'config.py')
+    path = tmp_path / 'model.onnx'
+    export_model(model, path, (96, 96), dynamic=True)
+    tool.main([str(tmp_path / 'config.py'), str(path), '--rounds', '1'])
+    header, _, row = capsys.readouterr().out.splitlines()[-3:]
+    expected = library_metrics(config, model, tmp_path / 'work')
+    assert header.split(' | ')[1:-2] == [*expected]
+    assert row.split(' | ')[1:-2] == [f'{value:.3f}' for value in expected.values()]
+    assert expected['mIoU'] > 0
 
 
 def test_bad_arguments(tool, classifier, tmp_path, capsys):
@@ -107,7 +137,7 @@ def test_bad_arguments(tool, classifier, tmp_path, capsys):
         (configs['unknown'], path): 'Nope is not in the ',
         (configs['untested'], path): 'by .*untested.py: .* has no data and no metric',
         (config, config): 'config.py is of an unknown format; .*.onnx, .xml',
-        (config, changed['dense']): 'dense.onnx returns neither scores of classes',
+        (config, changed['dense']): 'dense.onnx returns features, not predictions',
         (config, changed['large']): r'\(96, 96\) pixels, the file takes \(128, 128\)',
         (config, changed['small']): r'\(96, 96\) pixels, the file takes \(64, 64\)',
         (tmp_path, path): f'{tmp_path}: ValueError: no config is named',
@@ -150,6 +180,20 @@ def test_boxes_are_clipped_to_the_picture(tool):
         assert boxes == [expected] and seen == [(1, 3, 8, 8)]
     # a pipeline that does not resize
     assert predict_boxes(tool, (6, 8), (6, 8))[0] == [[0, 2, 7.5, 6]]
+
+
+def test_labels_are_enlarged_without_the_padding(tool):
+    SegDataSample = pytest.importorskip('mmseg.structures').SegDataSample
+    labels = np.arange(16).reshape(1, 4, 4)
+    form = dict(shape=[1, 3, 4, 4], dynamic=False, preprocess=False)
+    meta = dict(task='segmentation', input=form)
+    sample = SegDataSample(metainfo=dict(img_shape=(2, 3), ori_shape=(4, 6)))
+    model = SimpleNamespace(data_preprocessor=lambda data, training: data)
+    data = dict(inputs=torch.zeros(1, 3, 2, 3), data_samples=[sample])
+    (sample,) = tool.predict(model, lambda images: [labels], meta, data)
+    rows = [0, 0, 1, 1, 2, 2], [4, 4, 5, 5, 6, 6]
+    expected = [[rows[0], rows[0], rows[1], rows[1]]]
+    assert sample.pred_sem_seg.data.tolist() == expected
 
 
 def test_dynamic_files_take_every_size(tool):

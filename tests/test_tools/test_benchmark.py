@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
+from mmghostnetv2.analysis import Peaks
 from mmghostnetv2.analysis.plotting import FAMILIES, family_of, place_names
 
 from ..conftest import ROOT
@@ -76,20 +77,30 @@ def test_tables(run, tool, monkeypatch, tmp_path):
         return {name: rounds[name] for name in runners}
 
     monkeypatch.setattr(tool, 'time_interleaved', fake)
+    # A copy is so slow that only it counts: a byte takes 1 ns, 2 ns with two threads.
+    monkeypatch.setattr(
+        tool, 'measure_peaks', lambda threads: Peaks(1e20, {1: 1e9 / threads})
+    )
     argv = f'--equal {THEIRS} {DEPLOY} --images 1x64 4x64x96 --threads 1 2 --rounds 3'
     header, rows = run(*argv.split())
     assert timed == [[[THEIRS, DEPLOY], [(batch, 1000)] * 2] for batch in (1, 1, 4, 4)]
     assert header[-1] == 'images/s'
     settings = [('1', '1x64x64'), ('2', '1x64x64'), ('1', '4x64x96'), ('2', '4x64x96')]
     assert [(row[1], row[2]) for row in rows[::2]] == settings
+    lines = read_csv(tmp_path)
+    # both have the same layers, in which each pixel and each weight is moved once
+    limit, (_, twice) = rows[4][6:8], rows[6][6:8]
+    assert float(limit[0]) > 2 * 4 * 64 * 96 * 4 / 1e6  # more than the images
+    assert float(limit[1]) == pytest.approx(200 / float(limit[0]), abs=0.01)
+    assert float(twice) == pytest.approx(float(limit[1]) / 2, abs=0.01)
     assert rows[4][3:] == [
-        THEIRS, '200.00 (150.00 to 300.00)', '1.000 (1.000 to 1.000)', '20.00'
+        THEIRS, '200.00 (150.00 to 300.00)', '1.000 (1.000 to 1.000)', *limit, '20.00'
     ]  # fmt: skip
     # the ratio is the median of 0.4, 0.5 and 0.25, not the medians' ratio 0.5
     assert rows[5][3:] == [
-        DEPLOY, '100.00 (70.00 to 100.00)', '0.400 (0.325 to 0.450)', '40.00'
+        DEPLOY, '100.00 (70.00 to 100.00)', '0.400 (0.325 to 0.450)', limit[0],
+        f'{100 / float(lines[4]["limit"]):.2f}', '40.00',
     ]  # fmt: skip
-    lines = read_csv(tmp_path)
     assert len(lines) == 8
     assert lines[5] == {
         'runtime': 'torch',
@@ -105,12 +116,14 @@ def test_tables(run, tool, monkeypatch, tmp_path):
         'added': '-100',
         'per_second': '40',
         'megabytes': '',
+        'limit': lines[4]['limit'],
     }
     text = (tmp_path / 'benchmark.md').read_text()
     assert f'- `python tools/analysis_tools/benchmark.py {argv} --out-dir' in text
     assert f'- torch: {torch.__version__.split("+")[0]}' in text
     assert f'- timm: {timm.__version__}\n' in text
     assert '- inference on cpu, 3 rounds' in text
+    assert '- peaks of 2 threads: 100000000000.0 billion' in text
 
 
 def result(network, images, milliseconds, added=0.0, megabytes=None, threads=1):
@@ -349,7 +362,10 @@ def test_plot_of_latency_over_resolution(tool, monkeypatch, tmp_path):
             'a --device cuda --runtime ncnn',
             "--device cuda takes --runtime torch, compiled, cudagraph, got 'ncnn'",
         ),
-        ('a --runtime torch compiled --train', '--train takes --runtime torch alone'),
+        (
+            'a --runtime compiled onnxruntime --train',
+            '--train takes --runtime torch and compiled alone',
+        ),
         ('a+deploy --train', r'\+deploy: folded networks cannot be trained'),
         ('timm:a --plot', '--plot takes a network whose accuracy is known, or three'),
         ('a --amp', '--amp takes --device cuda'),

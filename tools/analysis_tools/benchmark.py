@@ -5,7 +5,8 @@ Example:
         ghostnetv2_100_in1k ghostnetv2_100_in1k+deploy+channels_last \
         --runtime torch onnxruntime --images 1x224 8x224 1x512 --threads 1 2
 
-A NETWORK is the file or the name of a config of mmpretrain, mmdet or mmseg; timm:NAME;
+A NETWORK is the file or the name of a config of mmpretrain, mmdet or mmseg, those of
+other libraries as in mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py; timm:NAME;
 TIMMBackbone:NAME, which returns features of strides 4 to 32; or mmpretrain:NAME.
 Options follow a plus sign: +backbone takes the backbone alone, +deploy merges branches
 and folds the batch norms, +reparameterized merges the branches of a network of timm as
@@ -16,6 +17,10 @@ The weights are random. Before the timing, the outputs of each network must equa
 of the same network in torch without options, within 1e-4 of their largest value (1e-3
 on a GPU, 5e-2 with --amp). Then each round runs all networks once, in random order, and
 ratios to the first network are taken within a round.
+
+On a CPU, the tool also measures the rate of matrix products and copies. From these it
+computes how long the convolutions and linear layers of each network take at least, and
+how many times that the runtime takes: *times limit* in the table.
 
 The tool writes benchmark.md and benchmark.csv. With --plot it also draws accuracy over
 latency into benchmark.png, for networks whose accuracy is known, and latency over
@@ -49,6 +54,8 @@ from mmghostnetv2.analysis import (
     build_runner,
     describe_machine,
     fit_power,
+    lower_bound,
+    measure_peaks,
     paired_ratios,
     quartiles,
     randomize_norms,
@@ -85,7 +92,7 @@ SETTING = ['runtime', 'threads', 'images', 'network']
 
 def options_of(name, args):
     """Return --cfg-options for a network that has a config, and None for others."""
-    return args.cfg_options if ':' not in name else None
+    return args.cfg_options if ':' not in name.replace('::', '') else None
 
 
 def build_networks(args):
@@ -129,7 +136,9 @@ def prepare(networks, expected, shape, runtime, threads, args, folder):
         network = apply_options(deepcopy(network), name)
         with named_errors(name):
             if args.train:
-                run = training_step(network, shape, threads, args.device, args.amp)
+                compiled = runtime == 'compiled'
+                setting = shape, threads, args.device, args.amp, compiled
+                run = training_step(network, *setting)
             elif args.device == 'cuda':
                 run = build_cuda_runner(
                     network, shape, runtime, expected[name], args.amp
@@ -148,11 +157,21 @@ def prepare(networks, expected, shape, runtime, threads, args, folder):
     return runners, models
 
 
-def measure(networks, expected, shape, runtime, threads, args):
+def compute_limits(networks, shape, peaks):
+    """Return the least milliseconds of all networks, {name: milliseconds}."""
+    images, limits = random_images(shape), {}
+    for name, network in networks.items():
+        network = apply_options(deepcopy(network), name)
+        limits[name] = 1e3 * lower_bound(network, images, peaks)
+    return limits
+
+
+def measure(networks, expected, shape, runtime, threads, limits, args):
     """Time all networks in one setting and return a row of results for each.
 
-    A ratio is the time divided by that of the first network in the same round, and
-    ``added`` is the median difference from it in milliseconds.
+    A ratio is the time divided by that of the first network in the same round,
+    ``added`` is the median difference from it in milliseconds, and ``limit`` is what
+    :func:`compute_limits` returned.
     """
     with TemporaryDirectory() as folder:
         runners, models = prepare(
@@ -179,18 +198,25 @@ def measure(networks, expected, shape, runtime, threads, args):
             row |= {f'{what}_{end}': n for end, n in spread._asdict().items()}
         row['added'] = np.median(milliseconds - 1e3 * np.array(seconds[first]))
         row['per_second'] = batch / np.median(values)
-        rows.append(row | {'megabytes': memory[name]})
+        row |= dict(megabytes=memory[name], limit=limits.get(name))
+        rows.append(row)
     return rows
 
 
-def measure_all(args):
-    """Measure all networks in all settings; return the columns of benchmark.csv."""
+def measure_all(args, peaks):
+    """Measure all networks in all settings; return the columns of benchmark.csv.
+
+    ``peaks`` are those of the machine by the number of threads.
+    """
     networks, rows, expected = build_networks(args), [], {}
     settings = list(product(args.images, args.runtime, args.threads))
     for shape, runtime, threads in progress(settings, 'settings'):
         if not args.train and shape not in expected:
             expected = {shape: compute_expected(networks, shape, args)}
-        rows += measure(networks, expected.get(shape), shape, runtime, threads, args)
+        setting, limits = (shape, runtime, threads), {}
+        if peaks:
+            limits = compute_limits(networks, shape, peaks[threads])
+        rows += measure(networks, expected.get(shape), *setting, limits, args)
     rows.sort(key=lambda row: args.runtime.index(row['runtime']))
     return pd.DataFrame(rows)
 
@@ -201,6 +227,10 @@ def tabulate(results):
     for what, title, digits in (('milliseconds', 'ms', 2), ('ratio', 'ratio', 3)):
         spreads = results[[f'{what}_{end}' for end in Quartiles._fields]].to_numpy()
         table[title] = [Quartiles(*spread).spread(digits) for spread in spreads]
+    if results.limit.notna().all():
+        over = results.milliseconds_median / results.limit
+        table['limit, ms'] = results.limit.map('{:.2f}'.format)
+        table['times limit'] = over.map('{:.2f}'.format)
     table['images/s'] = results.per_second.map('{:.2f}'.format)
     if results.megabytes.notna().all():
         table['peak memory, MB'] = results.megabytes.map('{:.1f}'.format)
@@ -410,14 +440,17 @@ def parse_args(argv):
         names = [split_options(name) for name in args.networks]
     except ValueError as error:
         parser.error(str(error))
-    cuda, torch_alone = args.device == 'cuda', args.runtime == ['torch']
+    cuda, trainable = args.device == 'cuda', {'torch', 'compiled'}
     folded = any('deploy' in options for _, options in names)
     runtimes = CUDA_RUNTIMES if cuda else CPU_RUNTIMES
     other = [runtime for runtime in args.runtime if runtime not in runtimes]
     allowed = f'--runtime {", ".join(runtimes)}, got {", ".join(map(repr, other))}'
     for wrong, message in (
         (len(set(args.networks)) < len(names), 'the same NETWORK is given twice'),
-        (args.train and not torch_alone, '--train takes --runtime torch alone'),
+        (
+            args.train and not trainable.issuperset(args.runtime),
+            '--train takes --runtime torch and compiled alone',
+        ),
         (other, f'--device {args.device} takes {allowed}'),
         (args.amp and not cuda, '--amp takes --device cuda'),
         (args.memory and cuda, '--memory takes --device cpu'),
@@ -455,7 +488,16 @@ def main(argv=None):
     }
     if args.device == 'cuda':
         machine = {'GPU': torch.cuda.get_device_name()} | machine
-    results = measure_all(args)
+    peaks = {}
+    if args.device == 'cpu' and not args.train:
+        peaks = {threads: measure_peaks(threads) for threads in args.threads}
+    for threads, (macs, bandwidth) in peaks.items():
+        rates = [bandwidth[size] / 1e9 for size in (min(bandwidth), max(bandwidth))]
+        machine[f'peaks of {threads} thread{"s" * (threads > 1)}'] = (
+            f'{macs / 1e9:.1f} billion multiply-accumulates a second, {rates[0]:.1f} '
+            f'to {rates[1]:.1f} GB/s'
+        )
+    results = measure_all(args, peaks)
     with written(args.out_dir / names[0]) as path:
         table, exponents = tabulate(results), growth(results)
         write_page(path, args, argv, machine, table, exponents)

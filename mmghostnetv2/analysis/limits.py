@@ -1,0 +1,103 @@
+"""Lower bound of the time of a network on a CPU, from what the machine can do.
+
+The roofline model: a convolution takes at least as long as its multiply-accumulates at
+the rate of a large matrix product, and as moving its tensors at the rate of a copy.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+
+
+class Peaks(NamedTuple):
+    """What a number of threads reaches on this machine.
+
+    ``macs`` are multiply-accumulates in float32 a second, and ``bandwidth`` the bytes
+    read and written a second, by the size of all that is read and written together. It
+    is much higher where this fits into a cache.
+    """
+
+    macs: float
+    bandwidth: Mapping[int, float]
+
+    def seconds(self, macs: float, traffic: float) -> float:
+        """Return the least seconds of a layer that moves ``traffic`` bytes."""
+        sizes = [size for size in self.bandwidth if size <= traffic]
+        rate = self.bandwidth[max(sizes, default=min(self.bandwidth))]
+        return max(macs / self.macs, traffic / rate)
+
+
+def _shortest(run: Callable[[], object], seconds: float = 0.15) -> float:
+    """Run for a while and return the shortest of the times."""
+    run()
+    best, end = float('inf'), perf_counter() + seconds
+    while (start := perf_counter()) < end:
+        run()
+        best = min(best, perf_counter() - start)
+    return best
+
+
+def measure_peaks(threads: int) -> Peaks:
+    """Measure the peaks of this machine with a number of threads, in three seconds.
+
+    The first one is the best of square matrix products of 256 to 2048 rows. The others
+    are copies of 128 kB to 64 MB; small ones are never taken to be slower than large
+    ones, because the fixed time of a call would count.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        macs = 0.0
+        for side in (256, 512, 1024, 2048):
+            a, b, product = torch.rand(3, side, side)
+            best = _shortest(partial(torch.mm, a, b, out=product))
+            macs = max(macs, side**3 / best)
+        bandwidth, rate = {}, 0.0
+        for size in (2**power for power in range(26, 16, -1)):
+            source, target = torch.rand(2, size // 8)
+            copied = _shortest(partial(target.copy_, source))
+            rate = max(rate, size / copied)
+            bandwidth[size] = rate
+    finally:
+        torch.set_num_threads(before)
+    return Peaks(macs, bandwidth)
+
+
+def lower_bound(network: nn.Module, images: Tensor, peaks: Peaks) -> float:
+    """Return the seconds that the layers of a network take at least, one by one.
+
+    Args:
+        network (nn.Module): Is run once. Convolutions and linear layers count, with
+            their inputs, weights and outputs in float32. All else is taken to be free,
+            so each layer must move its tensors, but no runtime needs more.
+        images (Tensor): Batch of images, (N, C, H, W).
+        peaks (Peaks): What the machine reaches.
+
+    Returns:
+        float: Seconds. A runtime that keeps the output of a layer in cache for the next
+        one, or that multiplies with fewer operations, can be faster.
+    """
+    total = 0.0
+
+    def add(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        # Each output is the product of one filter, or one row, with its inputs.
+        macs = output.numel() * layer.weight[0].numel()
+        values = inputs[0].numel() + layer.weight.numel() + output.numel()
+        total += peaks.seconds(macs, 4 * values)
+
+    layers = [layer for layer in network.modules() if isinstance(layer, LAYERS)]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    try:
+        with torch.no_grad():
+            network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
