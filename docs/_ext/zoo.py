@@ -151,7 +151,10 @@ class ChoosingTable(SphinxDirective):
 
 
 class BenchmarkTable(SphinxDirective):
-    """Show the table that the benchmark tool wrote into a folder of docs/benchmarks."""
+    """Show the table that the benchmark tool wrote into a folder of docs/benchmarks.
+
+    Settings that are the same in all rows are left out.
+    """
 
     required_arguments = 1
 
@@ -160,18 +163,20 @@ class BenchmarkTable(SphinxDirective):
         self.env.note_dependency(str(path))
         with open(path, newline='', encoding='utf-8') as file:
             rows = list(csv.DictReader(file))
-        return plain_table(
-            ['Images', 'Network', 'ms', 'Ratio'],
-            [
-                (
-                    row['images'],
-                    row['network'].split('+')[0],
-                    f'{float(row["milliseconds_median"]):.2f}',
-                    f'{float(row["ratio_median"]):.2f}',
-                )
-                for row in rows
-            ],
-        )
+        columns = {
+            name.capitalize(): [row[name] for row in rows]
+            for name in ('runtime', 'threads', 'images')
+            if len({row[name] for row in rows}) > 1
+        }
+        names = [row['network'].split('+')[0].split('::')[-1] for row in rows]
+        columns['Network'] = [name.split('/')[-1].removesuffix('.py') for name in names]
+        numbers = {'ms': 'milliseconds_median', 'Ratio': 'ratio_median'}
+        if all(row['megabytes'] for row in rows):
+            numbers['Memory, MB'] = 'megabytes'
+        for title, name in numbers.items():
+            digits = 0 if name == 'megabytes' else 2
+            columns[title] = [f'{float(row[name]):.{digits}f}' for row in rows]
+        return plain_table([*columns], list(zip(*columns.values(), strict=True)))
 
 
 class Zoo(SphinxDirective):

@@ -10,7 +10,7 @@ from torch import nn
 from mmghostnetv2.deployment.check import library_predict
 from mmghostnetv2.deployment.networks import batch_nms, deployable
 from mmghostnetv2.deployment.runtimes import RUNTIMES
-from mmghostnetv2.models import fold_norms
+from mmghostnetv2.models import SqueezeExcite, fold_norms
 
 from .conftest import SIDE, assert_same_detections, make_model, rounding, to_images
 
@@ -38,6 +38,24 @@ def open_file(path):
 
     run.input_shape = session.get_inputs()[0].shape
     return run
+
+
+@pytest.mark.parametrize('dynamic', [False, True])
+def test_squeeze_excite_has_one_operator_for_its_gate(tmp_path, dynamic):
+    """Not an addition, a clip and a division; on integers the result is exact."""
+    gate = SqueezeExcite(4, 1.0)
+    for conv in gate.conv_reduce, gate.conv_expand:
+        with torch.no_grad():
+            conv.weight.copy_(torch.eye(4)[..., None, None])
+            conv.bias.zero_()
+    path = tmp_path / 'a.onnx'
+    write(gate.eval(), torch.zeros(1, 4, 96, 96), path, dynamic)
+    found = [node.op_type for node in onnx.load(path).graph.node]
+    assert 'HardSigmoid' in found and not {'Clip', 'Div'} & {*found}
+    values = torch.tensor([-1.0, 0.0, 1.5, 9.0]).view(1, 4, 1, 1)
+    (out,) = open_file(path)(values.expand(1, 4, 96, 96).numpy()).values()
+    expected = values * torch.tensor([0.5, 0.5, 0.75, 1.0]).view(1, 4, 1, 1)
+    assert np.abs(out - expected.numpy()).max() < 1e-6
 
 
 def check_boxes(run, model, pictures, sizes, preprocess=False):

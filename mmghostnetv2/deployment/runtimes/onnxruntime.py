@@ -44,6 +44,8 @@ def write(
             fixed sizes.
     """
     import onnxscript
+    from onnxscript.rewriter import rewrite
+    from onnxscript.rewriter.rules.common import fuse_hardswish_rules
 
     op: Any = onnxscript.opset18
 
@@ -62,22 +64,24 @@ def write(
         network = _with_free_sizes(network)
     try:
         with torch.no_grad():
-            torch.onnx.export(
+            program: Any = torch.onnx.export(
                 network,
                 (images,),
-                path,
                 input_names=['images'],
                 output_names=getattr(network, 'output_names', None),
                 dynamic_shapes=free,
                 custom_translation_table={
                     torch.ops.mmghostnetv2.batch_nms.default: suppress
                 },
-                external_data=False,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
         first = str(error.__cause__ or error).strip().partition('\n')[0]
         raise RuntimeError(f'the network cannot be exported: {first}') from error
+    # One operator in place of three in each squeeze-and-excitation
+    rules = fuse_hardswish_rules()
+    program.model = rewrite(program.model, pattern_rewrite_rules=rules)
+    program.save(path, external_data=False)
 
 
 def _open(path: Path, threads: int) -> Session:
