@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from mmengine.model import ExponentialMovingAverage
+from mmengine.model import ExponentialMovingAverage, MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 
 from mmghostnetv2 import init_model
@@ -116,6 +116,39 @@ def test_the_teacher_is_no_part_of_the_model(batch):
     assert list(model.state_dict()) == keys
     assert not any('teacher' in key for key in [*keys, *average.state_dict()])
     assert average.module.teacher is model.teacher  # not a second one in memory
+
+
+def test_mixed_precision(batch):
+    """In bfloat16 the loss is that of float32, rounded, and gradients are finite."""
+    model = build().eval()
+    expected = model.loss(*batch)['teacher_loss']
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = model.train().loss(*batch)
+        rounded = model.eval().loss(*batch)['teacher_loss']
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, expected, rtol=0.02, atol=0.02)
+    sum(losses.values()).backward()
+    assert all(x.grad.isfinite().all() for x in model.parameters())
+
+
+def test_distributed_data_parallel(batch, tmp_path):
+    """It synchronises the student's gradients alone, and they are those without it."""
+    images, samples = batch
+    data = dict(inputs=images, data_samples=samples)
+    model, other = build().train(), build().train()
+    sum(other.loss(images, samples).values()).backward()
+    store = f'file://{tmp_path}/store'
+    torch.distributed.init_process_group('gloo', store, rank=0, world_size=1)
+    try:
+        wrapped = MMDistributedDataParallel(model)
+        sum(wrapped(**data, mode='loss').values()).backward()
+        assert not any('teacher' in key for key in wrapped.state_dict())
+    finally:
+        torch.distributed.destroy_process_group()
+    for (name, ours), theirs in zip(
+        model.named_parameters(), other.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
 
 
 @pytest.mark.parametrize(
