@@ -30,7 +30,7 @@ WORKERS ?= 2
 # and fails below what .coveragerc asks for. The tests then take half as much time again.
 COVERAGE ?=
 # If a worker dies, the run ends; xdist would wait forever for the tests of a new one.
-# Temporary files of tests that passed go, because three runs of them would keep 27 GB.
+# pytest removes the temporary files of tests that pass. Three runs would fill 27 GB.
 PYTEST = $(VENV)/bin/python -m $(if $(COVERAGE),coverage run -m) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	--max-worker-restart=0 -o tmp_path_retention_policy=failed
 

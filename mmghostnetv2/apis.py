@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
@@ -58,11 +57,15 @@ def read_config(name: str | Path) -> Config:
         ValueError: There is neither such a file nor such a name; the error names close
             matches.
     """
-    if '::' in str(name):
-        try:
-            return get_config(str(name))
-        except (AssertionError, ImportError, OSError, ValueError) as error:
-            raise ValueError(f'no config is named {name!r}: {error}') from error
+    library, _, file = str(name).partition('::')
+    if file:
+        # mmengine.hub.get_config would install a library that is missing.
+        spec = find_spec(library) if library.isidentifier() else None
+        for folder in (spec and spec.submodule_search_locations) or ():
+            path = Path(folder, '.mim', 'configs', file)
+            if path.is_file():
+                return Config.fromfile(path)
+        raise ValueError(f'no config is named {name!r}: {library} has no such file')
     return Config.fromfile(name if Path(name).is_file() else config_path(str(name)))
 
 

@@ -140,11 +140,11 @@ def test_broken_mmpretrain(unloaded, tmp_path, monkeypatch):
 
 
 def test_configs_of_other_libraries():
-    """As in ``_base_``, and as the library's own file."""
+    """A config of mmdet is found by mmdet::FILE; a wrong name is an error."""
     mmdet = pytest.importorskip('mmdet')
     name = 'rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
     expected = Config.fromfile(Path(mmdet.__path__[0], '.mim', 'configs', name))
     assert read_config(f'mmdet::{name}').model == expected.model
-    for name in 'mmdet::rtmdet/nope.py', 'mmdet::nope.py', 'nope::a/b.py':
+    for name in 'mmdet::rtmdet/nope.py', 'nope::a/b.py', 'mmdet3d::a/b.py':
         with pytest.raises(ValueError, match=f'no config is named {name!r}: '):
             read_config(name)

@@ -130,6 +130,7 @@ class Scale(nn.Module):
         self.dropout = nn.Dropout(0.9)
 
     def forward(self, x):
+        self.compiled = torch.compiler.is_compiling()
         x = self.dropout(x) * self.weight
         return x, [x * self.frozen]
 
@@ -148,6 +149,7 @@ def test_training_step_is_sgd_with_momentum(compiled):
     step = training_step(network, shape, threads=1, compiled=compiled)
     assert [step() for _ in range(4)] == pytest.approx(expected, rel=1e-5)
     assert float(network.weight) == pytest.approx(weight, rel=1e-5)
+    assert network.compiled == compiled
 
 
 NETWORK, SHAPE = 'timm:mobilenetv2_035', (8, 3, 224, 224)

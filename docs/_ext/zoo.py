@@ -10,6 +10,7 @@ still be read; ``_static/zoo.js`` sorts and filters it and draws the chart from 
 
 import csv
 import html
+import re
 from pathlib import Path
 
 import yaml
@@ -168,8 +169,10 @@ class BenchmarkTable(SphinxDirective):
             for name in ('runtime', 'threads', 'images')
             if len({row[name] for row in rows}) > 1
         }
-        names = [row['network'].split('+')[0].split('::')[-1] for row in rows]
-        columns['Network'] = [name.split('/')[-1].removesuffix('.py') for name in names]
+        columns['Network'] = [
+            re.sub(r'^.*[/:]|\.py(?=\+|$)|\+(?!reparameterized)\w+', '', row['network'])
+            for row in rows
+        ]
         numbers = {'ms': 'milliseconds_median', 'Ratio': 'ratio_median'}
         if all(row['megabytes'] for row in rows):
             numbers['Memory, MB'] = 'megabytes'

@@ -18,9 +18,9 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 class Peaks(NamedTuple):
     """What a number of threads reaches on this machine.
 
-    ``macs`` are multiply-accumulates in float32 a second, and ``bandwidth`` the bytes
-    read and written a second, by the size of all that is read and written together. It
-    is much higher where this fits into a cache.
+    ``macs`` are multiply-accumulates in float32 a second. ``bandwidth`` maps the bytes
+    that a copy reads and writes to its rate in bytes a second, which is much higher
+    where these bytes fit into a cache.
     """
 
     macs: float
@@ -46,9 +46,9 @@ def _shortest(run: Callable[[], object], seconds: float = 0.15) -> float:
 def measure_peaks(threads: int) -> Peaks:
     """Measure the peaks of this machine with a number of threads, in three seconds.
 
-    The first one is the best of square matrix products of 256 to 2048 rows. The others
-    are copies of 128 kB to 64 MB; small ones are never taken to be slower than large
-    ones, because the fixed time of a call would count.
+    ``macs`` is the best of square matrix products of 256 to 2048 rows. ``bandwidth`` is
+    from copies of 128 kB to 64 MB. The rate of a small copy is at least that of any
+    larger one, because the fixed time of a call would falsify it.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -74,8 +74,8 @@ def lower_bound(network: nn.Module, images: Tensor, peaks: Peaks) -> float:
 
     Args:
         network (nn.Module): Is run once. Convolutions and linear layers count, with
-            their inputs, weights and outputs in float32. All else is taken to be free,
-            so each layer must move its tensors, but no runtime needs more.
+            their inputs, weights and outputs in float32. Everything else counts as
+            free.
         images (Tensor): Batch of images, (N, C, H, W).
         peaks (Peaks): What the machine reaches.
 

@@ -49,6 +49,11 @@ def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
 OPTIONS = ('backbone', 'deploy', 'reparameterized', 'channels_last')
 
 
+def has_config(name: str) -> bool:
+    """Tell whether a name is that of a config, not LIBRARY:NAME."""
+    return ':' not in name.replace('::', '')
+
+
 def split_options(text: str) -> tuple[str, list[str]]:
     """Split ``NAME+OPTION...`` into the name of a network and its options.
 
@@ -96,9 +101,9 @@ def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
 
 
 def _build(name: str, cfg_options: dict | None) -> nn.Module:
-    library, _, model = name.partition(':')
-    if not model or model.startswith(':'):
+    if has_config(name):
         return fix_regions(init_model(name, cfg_options=cfg_options))
+    library, _, model = name.partition(':')
     if cfg_options:
         raise ValueError(f'{name} has no config to change by {min(cfg_options)}=')
     if library in ('timm', 'TIMMBackbone'):

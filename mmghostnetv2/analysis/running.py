@@ -170,7 +170,7 @@ def training_step(
         Callable: Does one step and returns the loss.
     """
     network = network.to(device).train()
-    compute: Any = torch.compile(network) if compiled else network
+    compute: Any = torch.compile(network, dynamic=False) if compiled else network
     modules: Any = network.modules()
     for module in modules:
         if isinstance(module, DROPOUTS):

@@ -98,7 +98,7 @@ def test_bad_arguments(tool, classifier, tmp_path, capsys):
     config, model, path = classifier
     meta = json.loads(Path(f'{path}.json').read_text())
     changed = dict(
-        dense=dict(output='features'),
+        features=dict(output='features'),
         large=dict(input={**meta['input'], 'shape': [1, 3, 128, 128]}),
         small=dict(input={**meta['input'], 'shape': [1, 3, 64, 64]}),
         other=dict(classes=['a', 'b']),
@@ -137,7 +137,10 @@ def test_bad_arguments(tool, classifier, tmp_path, capsys):
         (configs['unknown'], path): 'Nope is not in the ',
         (configs['untested'], path): 'by .*untested.py: .* has no data and no metric',
         (config, config): 'config.py is of an unknown format; .*.onnx, .xml',
-        (config, changed['dense']): 'dense.onnx returns features, not predictions',
+        (
+            config,
+            changed['features'],
+        ): 'features.onnx has the output features, not ',
         (config, changed['large']): r'\(96, 96\) pixels, the file takes \(128, 128\)',
         (config, changed['small']): r'\(96, 96\) pixels, the file takes \(64, 64\)',
         (tmp_path, path): f'{tmp_path}: ValueError: no config is named',

@@ -42,7 +42,7 @@ def open_file(path):
 
 @pytest.mark.parametrize('dynamic', [False, True])
 def test_squeeze_excite_has_one_operator_for_its_gate(tmp_path, dynamic):
-    """Not an addition, a clip and a division; on integers the result is exact."""
+    """Not an addition, a clip and a division."""
     gate = SqueezeExcite(4, 1.0)
     for conv in gate.conv_reduce, gate.conv_expand:
         with torch.no_grad():

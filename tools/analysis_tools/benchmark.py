@@ -5,22 +5,22 @@ Example:
         ghostnetv2_100_in1k ghostnetv2_100_in1k+deploy+channels_last \
         --runtime torch onnxruntime --images 1x224 8x224 1x512 --threads 1 2
 
-A NETWORK is the file or the name of a config of mmpretrain, mmdet or mmseg, those of
-other libraries as in mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py; timm:NAME;
-TIMMBackbone:NAME, which returns features of strides 4 to 32; or mmpretrain:NAME.
-Options follow a plus sign: +backbone takes the backbone alone, +deploy merges branches
-and folds the batch norms, +reparameterized merges the branches of a network of timm as
-timm does, and +channels_last sets torch's memory format. A network is timed from the
-normalised image to the outputs of its head.
+A NETWORK is the file of a config, the name of one of this package's, or LIBRARY::FILE
+for one of mmpretrain, mmdet or mmseg; timm:NAME; TIMMBackbone:NAME, which returns
+features of strides 4 to 32; or mmpretrain:NAME. Options follow a plus sign: +backbone
+takes the backbone alone, +deploy merges branches and folds the batch norms,
++reparameterized merges the branches of a network of timm as timm does, and
++channels_last sets torch's memory format. A network is timed from the normalised image
+to the outputs of its head.
 
 The weights are random. Before the timing, the outputs of each network must equal those
 of the same network in torch without options, within 1e-4 of their largest value (1e-3
 on a GPU, 5e-2 with --amp). Then each round runs all networks once, in random order, and
 ratios to the first network are taken within a round.
 
-On a CPU, the tool also measures the rate of matrix products and copies. From these it
-computes how long the convolutions and linear layers of each network take at least, and
-how many times that the runtime takes: *times limit* in the table.
+For inference on a CPU, the tool first measures the rates of matrix products and copies.
+From these it computes how long the convolutions and linear layers of each network take
+at least. This is *limit* in the table, and *times limit* is the measured time over it.
 
 The tool writes benchmark.md and benchmark.csv. With --plot it also draws accuracy over
 latency into benchmark.png, for networks whose accuracy is known, and latency over
@@ -63,7 +63,12 @@ from mmghostnetv2.analysis import (
     training_step,
 )
 from mmghostnetv2.analysis.memory import peak_memory
-from mmghostnetv2.analysis.networks import apply_options, copy_weights, split_options
+from mmghostnetv2.analysis.networks import (
+    apply_options,
+    copy_weights,
+    has_config,
+    split_options,
+)
 from mmghostnetv2.analysis.plotting import FAMILIES, family_of, place_names
 from mmghostnetv2.analysis.running import CUDA_RUNTIMES, random_images
 from mmghostnetv2.arguments import (
@@ -92,7 +97,7 @@ SETTING = ['runtime', 'threads', 'images', 'network']
 
 def options_of(name, args):
     """Return --cfg-options for a network that has a config, and None for others."""
-    return args.cfg_options if ':' not in name.replace('::', '') else None
+    return args.cfg_options if has_config(name) else None
 
 
 def build_networks(args):
@@ -132,6 +137,7 @@ def compute_expected(networks, shape, args):
 def prepare(networks, expected, shape, runtime, threads, args, folder):
     """Return {name: function to time} and {name: exported file or network's name}."""
     runners, models = {}, {name: name for name in networks}
+    torch.compiler.reset()  # it stops compiling a network after a few other shapes
     for number, (name, network) in enumerate(networks.items()):
         network = apply_options(deepcopy(network), name)
         with named_errors(name):
@@ -208,15 +214,16 @@ def measure_all(args, peaks):
 
     ``peaks`` are those of the machine by the number of threads.
     """
-    networks, rows, expected = build_networks(args), [], {}
+    networks, rows, expected, limits = build_networks(args), [], {}, {}
     settings = list(product(args.images, args.runtime, args.threads))
     for shape, runtime, threads in progress(settings, 'settings'):
         if not args.train and shape not in expected:
             expected = {shape: compute_expected(networks, shape, args)}
-        setting, limits = (shape, runtime, threads), {}
-        if peaks:
-            limits = compute_limits(networks, shape, peaks[threads])
-        rows += measure(networks, expected.get(shape), *setting, limits, args)
+        if peaks and (shape, threads) not in limits:
+            found = compute_limits(networks, shape, peaks[threads])
+            limits[shape, threads] = found
+        setting = shape, runtime, threads, limits.get((shape, threads), {})
+        rows += measure(networks, expected.get(shape), *setting, args)
     rows.sort(key=lambda row: args.runtime.index(row['runtime']))
     return pd.DataFrame(rows)
 

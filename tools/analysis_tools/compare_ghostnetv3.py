@@ -2,12 +2,12 @@ r"""Compare trainings of GhostNetV2 and GhostNetV3, and of a student with a teac
 
 Example:
     python tools/datasets/make_digits.py --cls-copies 1 --train 24 --val 16 \
-        --out-dir data/few_digits
+        --out-dir data/digits_few
     python tools/analysis_tools/compare_ghostnetv3.py \
-        --data data/few_digits/classification --epochs 6
+        --data data/digits_few/classification --epochs 6
 
 All learn handwritten digits by the recipe of configs/digits/ghostnetv2_100_digits.py,
-but from images of 32 pixels, which saves time: the digits have been 8 pixels high.
+but from images of 32 pixels, to save time: the original digits have only 8x8 pixels.
 GhostNetV2 is trained for as many epochs as GhostNetV3, and for as many as take the same
 time. Its network of width 0.35 is trained without a teacher and with GhostNetV2 of the
 same seed as its teacher. The result is the accuracy on held-out digits after the last
@@ -146,7 +146,10 @@ def main(argv=None):
     if not Path(args.data, 'train').is_dir():
         parser.error(f'argument --data: {args.data} has no folder train')
 
-    path, setting = OUT / 'results.json', dict(epochs=args.epochs, data=args.data)
+    path, setting = (
+        OUT / 'results.json',
+        dict(epochs=args.epochs, size=SIZE, data=args.data),
+    )
     saved = json.loads(path.read_text()) if path.exists() else {**setting, 'seeds': {}}
     if {key: saved[key] for key in setting} != setting:
         raise RuntimeError(f'{path} is of other options: remove it to start again')

@@ -5,10 +5,11 @@ Example:
         digits.onnx digits_int8.onnx
 
 The tool uses the config's test pipeline, data preprocessor and evaluator, and replaces
-only the network by the file. A segmentor's labels are enlarged to the size of the
-picture, where the library enlarges its logits before it chooses. The tool also times
-all files in turn on one image. A time is the median over the rounds, and a ratio is the
-median of the ratios to the first file within each round.
+only the network by the file. The predicted labels of a segmentor are resized
+to the picture by the nearest pixel. mmseg resizes the logits instead, so the metric may
+differ slightly. The tool also times all files in turn on one image. A time is the
+median over the rounds, and a ratio is the median of the ratios to the first file within
+each round.
 """
 
 import tempfile
@@ -72,7 +73,6 @@ def predict(model, session, meta, data):
         elif meta['task'] == 'segmentation':
             height, width = sample.img_shape
             labels = torch.from_numpy(outputs[0][:height, :width])
-            # The library enlarges the logits, which the file does not return.
             labels = F.interpolate(labels[None, None].float(), sample.ori_shape)
             sample.pred_sem_seg = PixelData(data=labels[0].long())
         else:
@@ -124,7 +124,7 @@ def open_file(path, threads, openvino):
     check_runtime(runtime.name)
     meta = load_metadata(path)
     if meta['output'] != 'predictions':
-        raise ValueError(f'{path} returns {meta["output"]}, not predictions')
+        raise ValueError(f'{path} has the output {meta["output"]}, not predictions')
     return runtime.open(path, threads), meta
 
 

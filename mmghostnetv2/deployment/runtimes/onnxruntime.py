@@ -78,7 +78,7 @@ def write(
     except torch.onnx.OnnxExporterError as error:
         first = str(error.__cause__ or error).strip().partition('\n')[0]
         raise RuntimeError(f'the network cannot be exported: {first}') from error
-    # One operator in place of three in each squeeze-and-excitation
+    # The hard sigmoid of squeeze-and-excitation becomes one operator in place of three.
     rules = fuse_hardswish_rules()
     program.model = rewrite(program.model, pattern_rewrite_rules=rules)
     program.save(path, external_data=False)
