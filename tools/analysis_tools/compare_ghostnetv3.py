@@ -1,17 +1,15 @@
 r"""Compare trainings of GhostNetV2 and GhostNetV3, and of a student with a teacher.
 
 Example:
-    python tools/datasets/make_digits.py --cls-copies 1 --train 24 --val 16 \
-        --out-dir data/digits_few
-    python tools/analysis_tools/compare_ghostnetv3.py \
-        --data data/digits_few/classification --epochs 6
+    python tools/analysis_tools/compare_ghostnetv3.py --epochs 6 \
+        --data data/digits_few/classification
 
-All learn handwritten digits by the recipe of configs/digits/ghostnetv2_100_digits.py,
-but from images of 32 pixels, to save time: the original digits have only 8x8 pixels.
-GhostNetV2 is trained for as many epochs as GhostNetV3, and for as many as take the same
-time. Its network of width 0.35 is trained without a teacher and with GhostNetV2 of the
-same seed as its teacher. The result is the accuracy on held-out digits after the last
-epoch, in percent.
+All learn handwritten digits, which tools/datasets/make_digits.py draws, by the recipe
+of configs/digits/ghostnetv2_100_digits.py, but from images of 32 pixels, to save time:
+the original digits have only 8x8 pixels. GhostNetV2 is trained for as many epochs as
+GhostNetV3, and for as many as take the same time. Its network of width 0.35 is trained
+without a teacher and with GhostNetV2 of the same seed as its teacher. The result is the
+accuracy on held-out digits after the last epoch, in percent.
 
 The tool writes table.md and results.json into work_dirs/compare_ghostnetv3. It keeps
 finished seeds, so that the same command goes on after an interruption.
