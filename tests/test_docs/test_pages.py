@@ -115,7 +115,8 @@ def test_python_snippets_of_the_backbone_page():
 
 
 def test_python_snippets_of_ghostnetv3():
-    code, config = (x.code for x in fenced_blocks(read(ROOT / 'docs/ghostnetv3.md')))
+    found = fenced_blocks(read(ROOT / 'docs/ghostnetv3.md'))
+    code, config = (x.code for x in found if x.language == 'python')
     exec(code, {})  # it loads the merged weights
     own = Config.fromfile(ROOT / 'configs/ghostnetv3_100_distill_in1k.py').model
     shown = Config.fromstring(config, '.py').model
