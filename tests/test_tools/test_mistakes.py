@@ -52,6 +52,9 @@ model = dict(
     backbone=dict(widen_factor=0.1),
     head=dict(in_channels=96, mid_channels=[8], num_classes=3),
 )
+# Two runs that a process starts in the same second would share one visualizer, and the
+# second would write into the first one's folder.
+visualizer = dict(vis_backends=[])
 """
 # mmengine begins its log before it builds the network and reads the data.
 LOGS = (
