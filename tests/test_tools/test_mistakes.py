@@ -48,13 +48,13 @@ ARGUMENTS = {
 }
 CONFIG = f"""
 _base_ = {str(ROOT / 'configs/ghostnetv2_100_in1k.py')!r}
+# Two runs that a process starts in the same second would share one visualizer, and the
+# second would write into the first one's folder.
+visualizer = dict(vis_backends=[])
 model = dict(
     backbone=dict(widen_factor=0.1),
     head=dict(in_channels=96, mid_channels=[8], num_classes=3),
 )
-# Two runs that a process starts in the same second would share one visualizer, and the
-# second would write into the first one's folder.
-visualizer = dict(vis_backends=[])
 """
 # mmengine begins its log before it builds the network and reads the data.
 LOGS = (
