@@ -11,6 +11,7 @@ from ..conftest import ROOT
 from .conftest import load_tool
 
 pytest.importorskip('mmpretrain', reason='it trains')
+pytest.importorskip('mmdet', reason='it trains')
 TOOL = ROOT / 'tools' / 'analysis_tools' / 'compare_ghostnetv3.py'
 
 
@@ -26,24 +27,26 @@ def pictures(digits, tmp_path):
     return tmp_path / 'pictures'
 
 
-def test_short_run(pictures, run_script, tmp_path):
-    """It trains all five networks for each seed, and a finished seed only once."""
-    options = '--seeds', 0, 1, '--epochs', 1, '--data', pictures
-    table = run_script(TOOL, *options, cwd=tmp_path)
-    out = tmp_path / 'work_dirs' / 'compare_ghostnetv3'
+@pytest.mark.parametrize(('task', 'networks'), [('cls', 5), ('det', 3)])
+def test_short_run(pictures, digits, run_script, tmp_path, task, networks):
+    """It trains all networks of a task for each seed, and a finished seed only once."""
+    data = pictures if task == 'cls' else digits / 'detection'
+    options = '--task', task, '--seeds', 0, 1, '--data', data, '--epochs'
+    table = run_script(TOOL, *options, 1, cwd=tmp_path)
+    out = tmp_path / 'work_dirs' / 'compare_ghostnetv3' / task
     saved = json.loads((out / 'results.json').read_text())
     assert list(saved['seeds']) == ['0', '1']
     for results in saved['seeds'].values():
-        assert len(results) == 5
-        assert all(0 <= accuracy <= 100 for accuracy, _, _ in results.values())
+        assert len(results) == networks
+        assert all(0 <= value <= 100 for value, _, _ in results.values())
         v2, v3, longer = list(results.values())[:3]
         assert longer[2] == max(1, round(v3[1] / v2[1]))
     assert (out / 'table.md').read_text() in table
     before = (out / 'results.json').read_bytes()
-    run_script(TOOL, *options, cwd=tmp_path)
+    run_script(TOOL, *options, 1, cwd=tmp_path)
     assert (out / 'results.json').read_bytes() == before
-    options = '--seeds', 0, 1, '--epochs', 2, '--data', pictures
-    assert 'is of other options' in run_script(TOOL, *options, cwd=tmp_path, expect=1)
+    said = run_script(TOOL, *options, 2, cwd=tmp_path, expect=1)
+    assert 'is of other options' in said
 
 
 def test_table():
@@ -54,7 +57,7 @@ def test_table():
         seed: {n: [v, 10.0, 3] for n, v in zip(names, row, strict=True)}
         for seed, row in enumerate(values)
     }
-    text = '\n'.join(tool.tabulate(results))
+    text = '\n'.join(tool.tabulate(results, 'top-1, %'))
     for name, column in zip(names, values.T, strict=True):
         spread = f'{column.mean():.2f} | {column.std(ddof=1):.2f} |'
         assert f'| {name} | 3.0 | 10 | {spread}' in text
