@@ -96,6 +96,7 @@ def test_anchor_heads_of_any_size(pictures, tmp_path):
     pytest.importorskip('mmdet', reason='needs mmdet')
     options = {'model.test_cfg.max_per_img': 60, 'model.test_cfg.nms_pre': 500}
     options |= {'model.backbone.type': 'ShortGhostNetV2'}
+    options |= {'model.bbox_head.stacked_convs': 1}
     model = make_model('rtmdet-tiny_ghostnetv2_coco', pictures((160, 192)), **options)
     network = deployable(fold_norms(model))
     write(network, torch.rand(1, 3, 96, 128), tmp_path / 'a.onnx', dynamic=True)

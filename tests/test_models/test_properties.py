@@ -59,7 +59,7 @@ sizes = st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 70))
 formats = st.sampled_from([torch.contiguous_format, torch.channels_last])
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(networks, sizes, formats)
 def test_every_network(network, size, memory_format):
     """Outputs as declared and finite, the same when folded and when loaded again."""
