@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..quantize import quantize
 from .base import Runtime, Session
 from .onnxruntime import write as write_onnx
 
@@ -24,13 +25,20 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _write(network: nn.Module, images: Tensor, path: Path) -> None:
-    """Write NAME.xml and NAME.bin in float32."""
+def _write(
+    network: nn.Module, images: Tensor, path: Path, batches: Tensor | None = None
+) -> None:
+    """Write NAME.xml and NAME.bin in float32.
+
+    ``batches``, (number, N, 3, H, W), quantise the network to 8-bit integers.
+    """
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, 'model.onnx')
         write_onnx(network, images, source)
+        if batches is not None:
+            quantize(source, batches)
         model = _core().read_model(source)
         openvino.save_model(model, path, compress_to_fp16=False)
 
@@ -58,4 +66,5 @@ OPENVINO = Runtime(
     suffix='.xml',
     companions=('.bin',),
     modules=('onnx', 'onnxscript', 'openvino'),
+    compress={'int8': _write},
 )
