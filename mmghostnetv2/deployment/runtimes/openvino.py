@@ -43,13 +43,27 @@ def _write(
         openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def _open(path: Path, threads: int) -> Session:
+# The names by which OpenVINO lists what the CPU has
+CAPABILITIES = {'f32': 'FP32', 'bf16': 'BF16', 'f16': 'FP16'}
+
+
+def _open(path: Path, threads: int, precision: str = 'f32') -> Session:
+    """Open a file to be computed in a precision.
+
+    Raises:
+        ValueError: The CPU does not have it. OpenVINO would compute in float32.
+    """
+    known = _core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    if CAPABILITIES[precision] not in known:
+        raise ValueError(
+            f'OpenVINO has no {precision} on this CPU, only {", ".join(known)}'
+        )
     options = {
         'INFERENCE_NUM_THREADS': threads,
         'NUM_STREAMS': 1,
         'PERFORMANCE_HINT': 'LATENCY',
         # The default is bfloat16 on CPUs that have it.
-        'INFERENCE_PRECISION_HINT': 'f32',
+        'INFERENCE_PRECISION_HINT': precision,
         # Pinning would also affect other code in this process.
         'ENABLE_CPU_PINNING': False,
     }
@@ -66,5 +80,6 @@ OPENVINO = Runtime(
     suffix='.xml',
     companions=('.bin',),
     modules=('onnx', 'onnxscript', 'openvino'),
+    precisions=('f32', 'bf16', 'f16'),
     compress={'int8': _write},
 )
