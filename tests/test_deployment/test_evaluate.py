@@ -219,6 +219,29 @@ def test_which_runtime(tool, classifier, monkeypatch):
     assert opened == ['onnxruntime', 'openvino']
 
 
+def test_precisions(tool, classifier, monkeypatch, capsys):
+    """Each file in each of them, and none where one is missing."""
+    config, _, path = classifier
+    args = [str(config), str(path), '--rounds', '1', '--precision', 'f32', 'bf16']
+    said = 'model.onnx: ValueError: ONNX Runtime computes in f32, not in bf16$'
+    with pytest.raises(RuntimeError, match=said):
+        tool.main(args)
+    right, opened = RUNTIMES['onnxruntime'], []
+
+    def open_in(path, threads, *precision):
+        opened.append(precision)
+        return right.open(path, threads)
+
+    fake = right._replace(open=open_in, precisions=('f32', 'bf16'))
+    monkeypatch.setitem(RUNTIMES, 'onnxruntime', fake)
+    tool.main(args)
+    assert opened == [(), ('bf16',)]
+    first, second = capsys.readouterr().out.splitlines()[-2:]
+    assert first.startswith(f'| {path} | ') and first.endswith(' | 1.000 |')
+    assert second.startswith(f'| {path} (bf16) | ')
+    assert first.split(' | ')[1] == second.split(' | ')[1]
+
+
 def test_a_metric_that_a_file_lacks(tool):
     """COCO's are left out where no box is found."""
     header, _, *rows = tool.tabulate({'a': {}, 'b': dict(AP=0.5)}, dict(a=[1], b=[2]))

@@ -219,9 +219,10 @@ def test_wrong_arguments(fails):
 @pytest.mark.parametrize(
     ('form', 'option', 'known'),
     [
-        ('onnx', 'half', 'dynamic'),
+        ('onnx', 'half', 'int8, dynamic'),
         ('ncnn', 'int8', 'half'),
-        ('openvino', 'dynamic', 'none'),
+        ('openvino', 'dynamic', 'int8'),
+        ('executorch', 'half', 'none'),
     ],
 )
 def test_options_that_a_runtime_lacks(tmp_path, form, option, known):

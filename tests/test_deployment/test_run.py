@@ -533,6 +533,52 @@ def test_other_runtimes_find_the_same(tool, exported, image, tmp_path, runtime):
     assert results[1] == pytest.approx(results[0], rel=1e-3)
 
 
+@pytest.fixture
+def in_precisions(tool, exported, image, tmp_path):
+    """Run a classifier's linear layer: ``in_precisions(runtime)(precision)``."""
+
+    def prepare(runtime, *layers):
+        needs(runtime)
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 20, 32, 32), *layers).eval()
+        images = torch.rand(1, 3, SIDE, SIDE)
+        path = RUNTIMES[runtime].convert(network, images, tmp_path / runtime)
+        shutil.copy(exported('classifier') / 'a.onnx.json', f'{path}.json')
+        return lambda *args: tool.open_model(path, 1, *args)[0](images.numpy())[0]
+
+    return prepare
+
+
+def test_precisions_of_ncnn(in_precisions, monkeypatch):
+    ncnn = pytest.importorskip('ncnn')
+    run = in_precisions('ncnn', nn.Flatten(), nn.Linear(320, 20))
+    expected = run()
+    assert 1e-4 < np.abs(run('bf16') - expected).max() < 0.1
+    if ncnn.cpu_support_arm_asimdhp() or ncnn.cpu_support_x86_avx2():
+        assert 1e-6 < np.abs(run('f16') - expected).max() < 1e-2
+    monkeypatch.setattr(ncnn, 'cpu_support_arm_asimdhp', lambda: 0)
+    message = 'cannot be opened: ValueError: ncnn cannot compute .* in f16'
+    with pytest.raises(ValueError, match=f'{message}.*no linear layer'):
+        in_precisions('ncnn')('f16')
+
+
+def test_precisions_of_openvino(in_precisions, monkeypatch):
+    openvino = pytest.importorskip('openvino')
+    run = in_precisions('openvino')
+    for known in (['FP32'], ['FP32', 'BF16']):
+        monkeypatch.setattr(openvino.Core, 'get_property', lambda *args, x=known: x)
+        message = f'OpenVINO has no f16 on this CPU, only {", ".join(known)}$'
+        with pytest.raises(ValueError, match=message):
+            run('f16')
+    assert np.abs(run('bf16') - run()).max() < 0.1
+
+
+def test_precisions_that_a_runtime_lacks(tool, exported, image):
+    args = [str(exported('classifier') / 'a.onnx'), str(image), '--precision', 'bf16']
+    with pytest.raises(ValueError, match='a.onnx: onnxruntime computes in f32, not in'):
+        tool.main(args)
+
+
 def test_exit_status(tmp_path):
     """0 or 1 with a line that says why, 2 for wrong arguments."""
     tool = load('run').__file__

@@ -172,6 +172,71 @@ def test_half_of_the_size(tmp_path, runtime):
     assert size() < 0.7 * before
 
 
+# ---- precisions other than float32
+
+
+def errors_of(runtime, network, x, path):
+    """Convert a network; return the function ``error(precision)``, a relative error."""
+    path, (expected,) = RUNTIMES[runtime].convert(network, x, path), compute(network, x)
+
+    def error(*precision):
+        (output,) = RUNTIMES[runtime].open(path, 1, *precision)(x.numpy())
+        return np.abs(output - expected).max() / np.abs(expected).max()
+
+    return error
+
+
+@pytest.fixture
+def linear():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(4, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 9 * 12, 10)
+    return nn.Sequential(*layers).eval()
+
+
+def test_precisions_of_ncnn(linear, images, tmp_path, monkeypatch):
+    """All CPUs have bf16; on x86 CPUs only linear layers become f16."""
+    needs('ncnn')
+    import ncnn
+
+    error = errors_of('ncnn', linear, images[0], tmp_path / 'a')
+    assert error() < 1e-6 < 1e-3 < error('bf16') < 0.05
+    if not (ncnn.cpu_support_arm_asimdhp() or ncnn.cpu_support_x86_avx2()):
+        pytest.skip('ncnn has no f16 on this CPU')
+    assert 1e-6 < error('f16') < 1e-2
+    monkeypatch.setattr(ncnn, 'cpu_support_arm_asimdhp', lambda: 0)
+    error_of_convolution = errors_of('ncnn', linear[:2], images[0], tmp_path / 'b')
+    for avx2, error_in, said in [
+        (1, error_of_convolution, 'has F16C, and the file has no linear layer'),
+        (0, error, 'has neither, and the file has linear layers'),
+    ]:
+        monkeypatch.setattr(ncnn, 'cpu_support_x86_avx2', lambda value=avx2: value)
+        with pytest.raises(ValueError, match=f'ncnn cannot .* in f16 .* CPU {said}'):
+            error_in('f16')
+
+
+def test_precisions_of_openvino(linear, images, tmp_path, monkeypatch):
+    """A CPU that lacks one is named; OpenVINO would compute in float32."""
+    needs('openvino')
+    import openvino
+
+    error, hints = errors_of('openvino', linear, images[0], tmp_path / 'a'), []
+    compiles = openvino.Core.compile_model
+
+    def compile_model(core, path, device, options):
+        hints.append(options['INFERENCE_PRECISION_HINT'])
+        return compiles(core, path, device, options)
+
+    monkeypatch.setattr(openvino.Core, 'compile_model', compile_model)
+    for known, precision in (['FP32'], 'bf16'), (['FP32', 'BF16'], 'f16'):
+        monkeypatch.setattr(openvino.Core, 'get_property', lambda *args, x=known: x)
+        said = f'OpenVINO has no {precision} on this CPU, only {", ".join(known)}$'
+        with pytest.raises(ValueError, match=said):
+            error(precision)
+    # The CPU of this test may lack bf16 in truth, so the results may be of float32.
+    assert error() < 1e-6 and error('bf16') < 0.05
+    assert hints == ['f32', 'bf16']
+
+
 # ---- LiteRT, whose conversion runs in another environment
 
 
@@ -321,4 +386,7 @@ def test_records_are_read_by_run_and_docs():
     suffixes = [r.suffix for r in RUNTIMES.values() if r.suffix]
     assert all(f'`{suffix}`' in text for suffix in suffixes)
     runs = {r.suffix for r in RUNTIMES.values() if r.suffix and r.runs}
-    assert {*load('run').RUNTIMES} == runs
+    tool = load('run')
+    assert {*tool.RUNTIMES} == runs
+    others = {r.suffix for r in RUNTIMES.values() if r.precisions != ('f32',)}
+    assert {*tool.PRECISE} == others

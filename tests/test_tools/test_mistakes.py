@@ -31,7 +31,6 @@ ARGUMENTS = {
     'deployment/export': (
         '{config} {checkpoint} --shape 32 --check --image {picture} --out {out}.onnx'
     ),
-    'deployment/quantize_onnx': '{model} {picture} --out {out}.onnx',
     'deployment/run': '{model} {picture} --out {out}.json',
     'model_converters/ghostnetv2_to_mmpretrain': '{checkpoint} --out {out}.pth',
     'model_converters/publish_model': '{checkpoint} --out {out}.pth',

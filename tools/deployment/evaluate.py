@@ -14,6 +14,7 @@ each round.
 
 import tempfile
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -116,16 +117,25 @@ def evaluate(config, session, meta):
     return runner.test()
 
 
-def open_file(path, threads, openvino):
-    """Open an exported file; return its session and its description."""
+def open_file(path, threads, openvino, precision='f32'):
+    """Open an exported file; return its session and its description.
+
+    Raises:
+        ValueError: The file does not return predictions, or its runtime or this CPU
+            does not have the precision.
+    """
     runtime = find_runtime(path)
     if openvino and runtime.format == 'onnx':
         runtime = RUNTIMES['openvino']
     check_runtime(runtime.name)
+    if precision not in runtime.precisions:
+        known = ', '.join(runtime.precisions)
+        raise ValueError(f'{runtime.title} computes in {known}, not in {precision}')
     meta = load_metadata(path)
     if meta['output'] != 'predictions':
         raise ValueError(f'{path} has the output {meta["output"]}, not predictions')
-    return runtime.open(path, threads), meta
+    further = [] if precision == 'f32' else [precision]
+    return runtime.open(path, threads, *further), meta
 
 
 def tabulate(metrics, seconds):
@@ -148,6 +158,10 @@ def main(argv=None):
     add_config(parser, checkpoint=None)
     add('models', metavar='MODEL', type=Path, nargs='+', help='exported files')
     add('--openvino', action='store_true', help='run .onnx files in OpenVINO')
+    text = 'precisions to compute each file in: bf16 and f16 in OpenVINO and ncnn, on '
+    text += 'CPUs that have them (default: f32)'
+    choices = sorted({name for r in RUNTIMES.values() for name in r.precisions})
+    add('--precision', choices=choices, nargs='+', default=['f32'], help=text)
     text = 'number of threads (default: 1)'
     add('--threads', metavar='N', type=positive_int, default=1, help=text)
     text = 'timed runs of each file (default: 50)'
@@ -157,15 +171,17 @@ def main(argv=None):
     config.log_level = 'WARNING'
     # The config's visualizer would write into the temporary folder.
     config.visualizer = dict(type='Visualizer', name='evaluate')
-    metrics, runners = {}, {}
+    opened, metrics, runners = {}, {}, {}
+    for path, precision in product(args.models, args.precision):
+        name = str(path) if precision == 'f32' else f'{path} ({precision})'
+        with named_errors(path):
+            opened[name] = open_file(path, args.threads, args.openvino, precision)
     with tempfile.TemporaryDirectory() as config.work_dir:
-        for path in args.models:
-            with named_errors(path):
-                session, meta = open_file(path, args.threads, args.openvino)
-            with named_errors(f'{path} by {args.config}'):
-                metrics[str(path)] = evaluate(config, session, meta)
+        for name, (session, meta) in opened.items():
+            with named_errors(f'{name} by {args.config}'):
+                metrics[name] = evaluate(config, session, meta)
             images = torch.rand(meta['input']['shape']).numpy()
-            runners[str(path)] = partial(session, images)
+            runners[name] = partial(session, images)
     seconds = time_interleaved(runners, args.rounds)
     print('\n'.join(tabulate(metrics, seconds)))
 

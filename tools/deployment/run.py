@@ -70,9 +70,15 @@ def openvino_core():
     return openvino.Core()
 
 
-def open_openvino(path, threads):
+def open_openvino(path, threads, precision='f32'):
+    known = openvino_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    # OpenVINO would compute in float32 instead.
+    if dict(f32='FP32', bf16='BF16', f16='FP16')[precision] not in known:
+        raise ValueError(
+            f'OpenVINO has no {precision} on this CPU, only {", ".join(known)}'
+        )
     # By default OpenVINO computes in bfloat16 on CPUs that support it.
-    options = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
+    options = {'INFERENCE_PRECISION_HINT': precision, 'PERFORMANCE_HINT': 'LATENCY'}
     if threads:
         options['INFERENCE_NUM_THREADS'] = threads
     model = openvino_core().compile_model(path, 'CPU', options)
@@ -95,12 +101,31 @@ def open_litert(path, threads):
     return run
 
 
-def open_ncnn(path, threads):
+def require_ncnn_f16(path):
+    """Raise a ValueError if ncnn would compute a whole file in float32."""
     import ncnn
 
+    # ncnn does not tell of F16C, but all CPUs with AVX2 have it.
+    has_f16c = bool(ncnn.cpu_support_x86_avx2())
+    has_linear = 'InnerProduct' in path.read_text()
+    if not (ncnn.cpu_support_arm_asimdhp() or (has_f16c and has_linear)):
+        raise ValueError(
+            f'ncnn cannot compute {path.name} in f16 here: convolutions need an Arm '
+            'CPU with asimdhp, linear layers also an x86 CPU with F16C. This CPU has '
+            f'{"F16C" if has_f16c else "neither"}, and the file has '
+            f'{"linear layers" if has_linear else "no linear layer"}'
+        )
+
+
+def open_ncnn(path, threads, precision='f32'):
+    import ncnn
+
+    if precision == 'f16':
+        require_ncnn_f16(path)
     net = ncnn.Net()
-    for name in ('fp16_packed', 'fp16_storage', 'fp16_arithmetic', 'bf16_storage'):
-        setattr(net.opt, f'use_{name}', False)
+    net.opt.use_bf16_storage = precision == 'bf16'
+    for name in ('packed', 'storage', 'arithmetic'):
+        setattr(net.opt, f'use_fp16_{name}', precision == 'f16')
     if threads:
         net.opt.num_threads = threads
     if net.load_param(str(path)) or net.load_model(str(path.with_suffix('.bin'))):
@@ -141,6 +166,7 @@ RUNTIMES = {
     '.param': (open_ncnn, 'ncnn'),
     '.pte': (open_executorch, 'executorch'),
 }
+PRECISE = '.xml', '.param'  # their functions also take a precision other than f32
 
 
 def read_description(path):
@@ -166,8 +192,10 @@ def read_description(path):
     return meta
 
 
-def open_model(path, threads=0):
+def open_model(path, threads=0, precision='f32'):
     """Open an exported model on ``threads`` threads; with 0 the runtime decides.
+
+    ``precision`` is 'f32', 'bf16' or 'f16'.
 
     Returns:
         tuple[Callable, dict]: Function that takes images (N, 3, H, W) and returns the
@@ -176,7 +204,8 @@ def open_model(path, threads=0):
     Raises:
         FileNotFoundError: The file or its description is missing.
         ValueError: The format is unknown, the file or its description cannot be read,
-            or the test pipeline has a step that this script does not have.
+            the runtime or the CPU does not have the precision, or the test pipeline has
+            a step that this script does not have.
         ImportError: The runtime is missing.
     """
     suffix = path.suffix.lower()
@@ -192,8 +221,14 @@ def open_model(path, threads=0):
             f"if pictures need none of them, empty 'unknown' in {path.name}.json"
         )
     opener, package = RUNTIMES[suffix]
+    if precision != 'f32' and suffix not in PRECISE:
+        raise ValueError(
+            f'{path}: {package} computes in f32, not in {precision}; '
+            f'{" and ".join(PRECISE)} files also have other precisions'
+        )
+    further = [] if precision == 'f32' else [precision]
     try:
-        return opener(path, threads), meta
+        return opener(path, threads, *further), meta
     except ImportError as error:
         raise ImportError(
             f'{path} needs {package}, pip install {package}: {error}'
@@ -564,11 +599,14 @@ def main(argv=None):
     add('--score-thr', metavar='SCORE', type=share, default=0.3, help=text)
     text = 'number of threads (default: the runtime decides)'
     add('--threads', metavar='N', type=int, default=0, help=text)
+    text = 'precision to compute in: bf16 and f16 are for OpenVINO and ncnn, on CPUs '
+    text += 'that have them (default: f32)'
+    add('--precision', choices=['f32', 'bf16', 'f16'], default='f32', help=text)
     args = parser.parse_args(argv)
     if args.threads < 0:
         parser.error(f'argument --threads: must be at least 0, got {args.threads}')
     images = list_images(args.images)
-    session, meta = open_model(args.model, args.threads)
+    session, meta = open_model(args.model, args.threads, args.precision)
     files = [args.out] if args.out else []
     if meta['output'] != 'features' and meta['task'] != 'classification':
         require_own_drawings(images)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +21,15 @@ class Runtime(NamedTuple):
     """Describes a runtime: how to write a network for it and how to run the file.
 
     ``write(network, images, path)`` writes a file for images of one shape, and
-    ``open(path, threads)`` returns a :data:`Session`. torch's own runtimes have no
-    files: their ``write`` is None and their ``open`` takes the network itself.
+    ``open(path, threads)`` returns a :data:`Session` that computes in float32, and
+    ``open(path, threads, precision)`` one of another of its ``precisions``, or raises a
+    ValueError where the CPU does not have it. torch's own runtimes have no files: their
+    ``write`` is None and their ``open`` takes the network itself.
     """
 
     name: str  # key of RUNTIMES
     title: str  # name for messages
-    open: Callable[[Any, int], Session]
+    open: Callable[..., Session]
     write: Callable[..., object] | None = None  # RuntimeError if it cannot convert
     format: str = ''  # name of the file format, for export.py --format
     suffix: str = ''  # of the file, with the dot
@@ -35,6 +37,7 @@ class Runtime(NamedTuple):
     modules: tuple[str, ...] = ()  # that it imports beside torch
     runs: bool = True  # whether files can be run, and so compared with torch
     suppresses: bool = True  # whether it has NMS, and so takes whole detectors
+    precisions: tuple[str, ...] = ('f32',)  # that it computes in
     dynamic: bool = False  # whether write takes dynamic=True: free batch, height, width
     # Options of export.py, each with a function (network, images, path, value) that
     # rewrites the checked file smaller.

@@ -27,14 +27,43 @@ def _write(network: nn.Module, images: Tensor, path: Path, half: bool = False) -
         raise RuntimeError(f'pnnx cannot convert the network to ncnn: {last}')
 
 
-def _open(path: Path, threads: int) -> Session:
-    """Open a file to be computed in float32."""
+def _require_f16(path: Path) -> None:
+    """Raise a ValueError if ncnn would compute a whole file in float32.
+
+    ncnn computes in float16 only on Arm CPUs that have such arithmetic (asimdhp). On
+    x86 CPUs with F16C it rounds the weights of linear layers to float16, and ignores
+    the option in convolutions. Its Python module tells of AVX2, and no CPU has AVX2
+    without F16C.
+    """
     import ncnn
 
+    has_f16c = bool(ncnn.cpu_support_x86_avx2())
+    has_linear = 'InnerProduct' in path.read_text()
+    if not (ncnn.cpu_support_arm_asimdhp() or (has_f16c and has_linear)):
+        raise ValueError(
+            f'ncnn cannot compute {path.name} in f16 here: convolutions need an Arm '
+            'CPU with asimdhp, linear layers also an x86 CPU with F16C. This CPU has '
+            f'{"F16C" if has_f16c else "neither"}, and the file has '
+            f'{"linear layers" if has_linear else "no linear layer"}'
+        )
+
+
+def _open(path: Path, threads: int, precision: str = 'f32') -> Session:
+    """Open a file to be computed in a precision. ncnn emulates bf16 where it must.
+
+    Raises:
+        RuntimeError: ncnn cannot read the file.
+        ValueError: The precision is f16, which the CPU does not have for this file.
+    """
+    import ncnn
+
+    if precision == 'f16':
+        _require_f16(path)
     net = ncnn.Net()
     net.opt.num_threads = threads
-    for name in 'fp16_packed', 'fp16_storage', 'fp16_arithmetic', 'bf16_storage':
-        setattr(net.opt, f'use_{name}', False)
+    net.opt.use_bf16_storage = precision == 'bf16'
+    for name in 'packed', 'storage', 'arithmetic':
+        setattr(net.opt, f'use_fp16_{name}', precision == 'f16')
     if net.load_param(str(path)) or net.load_model(str(path.with_suffix('.bin'))):
         raise RuntimeError(
             f'ncnn cannot read {path.name}, or lacks one of its operators'
@@ -66,5 +95,6 @@ NCNN = Runtime(
     companions=('.bin',),
     modules=('onnx', 'onnxscript', 'pnnx', 'ncnn'),
     suppresses=False,
+    precisions=('f32', 'bf16', 'f16'),
     compress={'half': _write},
 )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import networks  # noqa: F401  it registers mmghostnetv2::batch_nms
+from ..quantize import quantize
 from .base import Runtime, Session
 
 
@@ -84,6 +85,11 @@ def write(
     program.save(path, external_data=False)
 
 
+def _quantize(network: nn.Module, images: Tensor, path: Path, batches: Tensor) -> None:
+    """Quantise a file in place by ``batches``, (number, N, 3, H, W)."""
+    quantize(path, batches)
+
+
 def _open(path: Path, threads: int) -> Session:
     import onnxruntime
 
@@ -110,4 +116,5 @@ ONNXRUNTIME = Runtime(
     suffix='.onnx',
     modules=('onnx', 'onnxscript', 'onnxruntime'),
     dynamic=True,
+    compress={'int8': _quantize},
 )
