@@ -9,7 +9,7 @@ model = dict(
     data_preprocessor=dict(size=crop_size),
     backbone=dict(
         init_cfg=dict(
-            checkpoint='work_dirs/ghostnetv2_100_digits/epoch_3.pth',
+            checkpoint='work_dirs/ghostnetv2_100_digits/epoch_2.pth',
             prefix='backbone.',
         )
     ),

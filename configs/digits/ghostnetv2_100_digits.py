@@ -5,7 +5,7 @@ _base_ = [
 ]
 
 num_classes = 10
-max_epochs = 3
+max_epochs = 2
 model = dict(
     backbone=dict(zero_init_residual=True),
     head=dict(
@@ -41,7 +41,7 @@ test_pipeline = [
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(
-    batch_size=32,
+    batch_size=64,
     num_workers=1,
     # Workers that start at each epoch with torch's seeds let a resumed training be
     # exact.

@@ -16,7 +16,7 @@ data_preprocessor = dict(num_classes=num_classes)
 # No augmentation: the pictures already vary in place, size, slant and colours.
 pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 dataset = dict(data_root='data/digit_pairs', pipeline=pipeline)
-train_dataloader = dict(dataset=dataset)
+train_dataloader = dict(batch_size=32, dataset=dataset)
 val_dataloader = dict(dataset=dataset)
 test_dataloader = val_dataloader
 

@@ -6,8 +6,11 @@ classes = tuple('0123456789')
 max_epochs = 6
 model = dict(
     backbone=dict(
+        # These features are good enough, and cost the most time to train: a step takes
+        # 0.7 of the time.
+        frozen_stages=2,
         init_cfg=dict(
-            checkpoint='work_dirs/ghostnetv2_100_digits/epoch_3.pth',
+            checkpoint='work_dirs/ghostnetv2_100_digits/epoch_2.pth',
             prefix='backbone.',
         )
     ),
@@ -52,7 +55,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=max_epochs, val_interval=3)
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=3e-3, weight_decay=0.02, fused=True)
 )

@@ -34,6 +34,7 @@ def classifier(digits, coco_mini, tmp_path_factory):
     pytest.importorskip('mmpretrain')
     folder = tmp_path_factory.mktemp('classifier')
     config = Config.fromfile(config_path('ghostnetv2_100_digits'))
+    config.model.backbone.type = 'ShortGhostNetV2'
     dataset = config.test_dataloader.dataset
     dataset.data_root, dataset.pipeline[1].scale = f'{digits}/classification', 96
     config.test_dataloader.update(num_workers=0, persistent_workers=False)
@@ -73,6 +74,7 @@ def test_segmentor(tool, digits, coco_mini, tmp_path, capsys):
     """The library's own mIoU, on pictures of two sizes."""
     pytest.importorskip('mmseg')
     config = Config.fromfile(config_path('fpn_ghostnetv2_digits'))
+    config.model.backbone.type = 'ShortGhostNetV2'
     loader = config.test_dataloader
     loader.update(batch_size=1, num_workers=0, persistent_workers=False)
     folder = tmp_path / 'segmentation'

@@ -67,7 +67,7 @@ def make_config(task, seed, epochs, data):
     """Return a task's config, changed to train here in one process."""
     config = read_config(task.config)
     options = {'randomness.seed': seed, 'log_level': 'ERROR'}
-    options['model.backbone.init_cfg'] = None
+    options |= {'model.backbone.init_cfg': None, 'model.backbone.frozen_stages': -1}
     options['train_cfg.max_epochs'] = options['param_scheduler.1.T_max'] = epochs
     options['train_cfg.val_interval'] = epochs  # only the last one counts
     config.merge_from_dict(options)
