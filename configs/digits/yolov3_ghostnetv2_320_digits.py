@@ -12,7 +12,7 @@ model = dict(
         init_cfg=dict(
             checkpoint='work_dirs/ghostnetv2_100_digits/epoch_2.pth',
             prefix='backbone.',
-        )
+        ),
     ),
     bbox_head=dict(num_classes=len(classes)),
 )
