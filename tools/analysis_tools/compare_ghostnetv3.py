@@ -51,13 +51,16 @@ class Task(NamedTuple):
     metric: str  # its key in the log
     percent: int = 1  # the factor that makes it percent
     size: int = 0  # of the images in pixels; with 0, that of the pictures
+    batch: int = 0  # number of images in a step; with 0, that of the recipe
 
 
 TOP1 = 'top-1, %', 'accuracy/top1'
 AP = 'AP, %', 'coco/bbox_mAP', 100
 DIGITS = 'data/digits'
 TASKS = {
-    'cls': Task('ghostnetv2_100_digits', f'{DIGITS}/classification', *TOP1, size=32),
+    'cls': Task(
+        'ghostnetv2_100_digits', f'{DIGITS}/classification', *TOP1, size=32, batch=32
+    ),
     'det': Task('yolov3_ghostnetv2_320_digits', f'{DIGITS}/detection', *AP, size=160),
     'pairs': Task('ghostnetv2_100_pairs', 'data/digit_pairs', *TOP1),
 }
@@ -75,6 +78,7 @@ def make_config(task, seed, epochs, data):
     for part in 'train', 'val', 'test':
         loader = config[f'{part}_dataloader']
         loader.update(num_workers=0, persistent_workers=False)
+        loader.batch_size = task.batch or loader.batch_size
         dataset = loader.dataset
         while 'dataset' in dataset:  # inside of a RepeatDataset
             dataset = dataset.dataset
