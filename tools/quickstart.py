@@ -42,7 +42,7 @@ TASKS = {
         config='configs/digits/ghostnetv2_100_digits.py',
         folder='classification',
         short={'train_cfg.max_epochs': 1, 'train_dataloader.dataset.indices': 64},
-        metrics={'accuracy/top1': ('top-1, %', 95.0)},
+        metrics={'accuracy/top1': ('top-1, %', 93.0)},
         next_config='configs/ghostnetv2_100_in1k.py',
         next_data='ImageNet under data/imagenet',
     ),

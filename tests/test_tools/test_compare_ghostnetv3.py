@@ -27,17 +27,15 @@ def pictures(digits, tmp_path):
     return tmp_path / 'pictures'
 
 
-@pytest.mark.parametrize(('task', 'networks'), [('cls', 5), ('det', 3)])
-def test_short_run(pictures, digits, run_script, tmp_path, task, networks):
-    """It trains all networks of a task for each seed, and a finished seed only once."""
-    data = pictures if task == 'cls' else digits / 'detection'
-    options = '--task', task, '--seeds', 0, 1, '--data', data, '--epochs'
+def test_short_run(pictures, run_script, tmp_path):
+    """It trains all five networks for each seed, and a finished seed only once."""
+    options = '--seeds', 0, 1, '--data', pictures, '--epochs'
     table = run_script(TOOL, *options, 1, cwd=tmp_path)
-    out = tmp_path / 'work_dirs' / 'compare_ghostnetv3' / task
+    out = tmp_path / 'work_dirs' / 'compare_ghostnetv3' / 'cls'
     saved = json.loads((out / 'results.json').read_text())
     assert list(saved['seeds']) == ['0', '1']
     for results in saved['seeds'].values():
-        assert len(results) == networks
+        assert len(results) == 5
         assert all(0 <= value <= 100 for value, _, _ in results.values())
         v2, v3, longer = list(results.values())[:3]
         assert longer[2] == max(1, round(v3[1] / v2[1]))
@@ -47,6 +45,22 @@ def test_short_run(pictures, digits, run_script, tmp_path, task, networks):
     assert (out / 'results.json').read_bytes() == before
     said = run_script(TOOL, *options, 2, cwd=tmp_path, expect=1)
     assert 'is of other options' in said
+
+
+@pytest.mark.parametrize('task', ['cls', 'det', 'pairs'])
+def test_recipe(task):
+    """All parts of the data are in the given folder, and nothing is pre-trained."""
+    tool = load_tool(TOOL)
+    config = tool.make_config(tool.TASKS[task], 7, 5, 'here')
+    assert config.randomness.seed == 7 and config.train_cfg.max_epochs == 5
+    assert not config.model.backbone.get('init_cfg')
+    assert config.model.backbone.frozen_stages == -1
+    loaders = [config[f'{part}_dataloader'] for part in ('train', 'val', 'test')]
+    text = str(loaders)
+    assert 'data/digit' not in text and text.count("'here'") == 3
+    if task == 'det':
+        assert config.val_evaluator.ann_file == 'here/annotations/instances_val.json'
+        assert '320,' not in text
 
 
 def test_table():
