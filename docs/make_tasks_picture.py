@@ -1,4 +1,4 @@
-"""Draw docs/images/tasks.png: what the three digits models say about one picture.
+"""Draw docs/images/tasks.jpg: what the three digits models say about one picture.
 
 Example:
     python docs/make_tasks_picture.py
@@ -21,7 +21,7 @@ from PIL import Image
 
 from mmghostnetv2.apis import config_path, read_config
 
-PICTURE = Path('docs/images/digits.jpg')
+PICTURE = Path('data/digits/detection/val/000000000010.jpg')  # held out
 BLUE = '#0072b2'
 
 
@@ -31,11 +31,10 @@ def checkpoint(config):
     return (folder / 'last_checkpoint').read_text().strip()
 
 
-def infer(inferencer, config, image, **kwargs):
+def infer(inferencer, config, image):
     """Run an inferencer of one of the three libraries, each in its own scope."""
-    path = config_path(config)
-    with DefaultScope.overwrite_default_scope(None):
-        return inferencer(path, checkpoint(config), device='cpu')(image, **kwargs)
+    with DefaultScope.overwrite_default_scope(read_config(config).default_scope):
+        return inferencer(config_path(config), checkpoint(config), device='cpu')(image)
 
 
 def main():
@@ -48,9 +47,10 @@ def main():
     crops = []
     for (left, top, right, bottom), *_ in sorted(boxes, key=lambda box: box[0]):
         # The classifier was trained on digits with some background around them.
-        middle, half = ((left + right) / 2, (top + bottom) / 2), (bottom - top) * 0.75
-        corners = [round(middle[i] + sign * half) for sign in (-1, 1) for i in (0, 1)]
-        crops.append(np.asarray(Image.open(PICTURE).convert('RGB').crop(corners)))
+        side = round(1.5 * (bottom - top))
+        corner = np.array([top + bottom - side, left + right - side]) / 2
+        y, x = corner.round().astype(int).clip(0, np.subtract(image.shape[:2], side))
+        crops.append(image[y : y + side, x : x + side])
     arguments = 'ghostnetv2_100_digits', [crop[..., ::-1] for crop in crops]
     answers = infer(ImageClassificationInferencer, *arguments)
     labels = infer(MMSegInferencer, 'fpn_ghostnetv2_digits', image[..., ::-1])
@@ -58,10 +58,11 @@ def main():
 
     figure = Figure(figsize=(7, 2.75), dpi=200, layout='constrained')
     parts = figure.subfigures(1, 3)
-    for part, title in zip(parts, ('classification', 'detection', 'segmentation')):
+    titles = 'classification', 'detection', 'segmentation'
+    for part, title in zip(parts, titles, strict=True):
         part.suptitle(title, fontsize=10)
     columns = 3
-    panels = parts[0].subplots(-(-len(crops) // columns), columns).flat
+    panels = parts[0].subplots(-(-len(crops) // columns), columns).ravel()
     for panel in panels:
         panel.axis('off')
     for panel, crop, answer in zip(panels, crops, answers, strict=False):
@@ -84,12 +85,13 @@ def main():
     colours = ListedColormap(np.array(config.palette) / 255)
     shown = np.ma.masked_equal(labels, 0)
     panel.imshow(shown, colours, vmin=0, vmax=10, interpolation='nearest')
-    present = np.unique(labels[labels > 0])
+    # A few pixels of another label would be in the legend, but not to be seen.
+    present = [i for i in range(1, 11) if (labels == i).sum() > 30]
     marks = [Patch(color=colours(i), label=config.classes[i]) for i in present]
-    panel.legend(handles=marks, fontsize=7, loc='lower right')
+    panel.legend(handles=marks, fontsize=7, loc='upper center', ncols=4)
     for part in parts[1:]:
         part.axes[0].axis('off')
-    figure.savefig('docs/images/tasks.png')
+    figure.savefig('docs/images/tasks.jpg')
 
 
 if __name__ == '__main__':
