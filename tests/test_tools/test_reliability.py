@@ -28,13 +28,14 @@ def test_harm_is_noticed(run_script, tmp_path):
     """A loader that runs what it reads fails the same test."""
     script = tmp_path / 'harmful.py'
     script.write_text(
-        'import os, runpy\n'
+        'import itertools, os, runpy\n'
         'from mmengine.runner import CheckpointLoader\n'
+        'calls = itertools.count()\n'
         'def load(path, map_location):\n'
-        '    number = sum(open(path, "rb").read())\n'
-        '    if number % 13 == 0:\n'
+        '    call = next(calls)  # the first four are of harmless files\n'
+        '    if call % 13 == 12:\n'
         '        os.listdir("/")\n'
-        '    if number % 41 == 0:\n'
+        '    if call == 40:\n'
         '        os.abort()\n'
         'CheckpointLoader.load_checkpoint = staticmethod(load)\n'
         f'runpy.run_path({str(TOOLS / "fuzz_checkpoints.py")!r}, run_name="__main__")\n'
