@@ -6,8 +6,8 @@ classes = tuple('0123456789')
 max_epochs = 6
 model = dict(
     backbone=dict(
-        # These features are good enough, and cost the most time to train: a step takes
-        # 0.7 of the time.
+        # The pre-trained features of the first stages are good enough. A step that
+        # does not train them takes 0.7 of the time.
         frozen_stages=2,
         init_cfg=dict(
             checkpoint='work_dirs/ghostnetv2_100_digits/epoch_2.pth',

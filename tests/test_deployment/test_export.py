@@ -151,6 +151,7 @@ def test_int8_in_litert(converted, trained, coco_mini):
     for found, theirs in zip(ours[1:], expected[1:], strict=True):
         assert found.shape == theirs.shape
         assert np.abs(found - theirs.numpy()).mean() < 0.1
+        assert np.corrcoef(found.ravel(), theirs.numpy().ravel())[0, 1] > 0.5
 
 
 def test_what_is_printed(tool, trained, tmp_path, capsys):

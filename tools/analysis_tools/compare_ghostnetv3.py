@@ -78,7 +78,6 @@ def make_config(task, seed, epochs, data):
     for part in 'train', 'val', 'test':
         loader = config[f'{part}_dataloader']
         loader.update(num_workers=0, persistent_workers=False)
-        loader.batch_size = task.batch or loader.batch_size
         dataset = loader.dataset
         while 'dataset' in dataset:  # inside of a RepeatDataset
             dataset = dataset.dataset
@@ -87,6 +86,8 @@ def make_config(task, seed, epochs, data):
             for key in {'scale', 'crop_size'} & set(step):
                 pair = isinstance(step[key], (tuple, list))
                 step[key] = (task.size, task.size) if pair else task.size
+    if task.batch:
+        config.train_dataloader.batch_size = task.batch
     for part in 'val', 'test':
         evaluator = config[f'{part}_evaluator']
         if 'ann_file' in evaluator:
