@@ -66,7 +66,7 @@ DIGIT_SIZE = (36 / 320, 80 / 320)  # a digit's height as a share of the picture'
 MAX_COVER = 0.15  # share of a digit's box that boxes of larger digits may cover
 OPTIONS = {  # option: default, smallest, help
     'seed': (0, 0, 'seed of the random numbers'),
-    'train': (420, 1, 'pictures to train on'),
+    'train': (432, 1, 'pictures to train on'),
     'val': (96, 1, 'pictures to validate on'),
     'size': (320, 96, 'their height and width in pixels'),
     'cls_size': (96, 32, 'height and width of the classification pictures'),
