@@ -11,6 +11,7 @@ import pytest
 from mmengine.config import Config
 
 from ..conftest import ROOT
+from ..test_models.test_complexity import count_by_hooks
 from .conftest import PAGES, fenced_blocks
 
 NOTEBOOK = ROOT / 'docs/tutorial.ipynb'
@@ -218,3 +219,24 @@ def test_costs_of_newer_networks():
     for name, *quoted in rows[:4]:  # the small ones; the tool is tested elsewhere
         costs = count(timm.create_model(name).eval(), 224)
         assert [f'{cost / 1e6:.2f}' for cost in costs] == quoted, name
+
+
+def test_costs_of_whole_models():
+    """The table of the page of detectors, counted another way, without data."""
+    pytest.importorskip('mmdet', reason='builds the detectors')
+    pytest.importorskip('mmseg', reason='builds the segmentors')
+    import torch
+
+    from mmghostnetv2.analysis import build_network
+
+    # mmdet's MobileNetV2 also runs a convolution that no output needs, so the hooks
+    # would count it. The rows of such baselines have more than the name.
+    row = r'(?m)^\| ([\w-]+) \| (\d+)( x \d+)? \| ([\d.]+) \| ([\d.]+) \|$'
+    rows = re.findall(row, read(ROOT / 'docs/detectors.md'))
+    assert len(rows) == 9
+    for name, height, width, *quoted in rows:
+        with torch.device('meta'):
+            network = build_network(name)
+        shape = int(height), int(width[3:] or height)
+        parameters, flops = count_by_hooks(network, *shape)
+        assert [f'{parameters / 1e6:.2f}', f'{flops / 1e9:.2f}'] == quoted, name

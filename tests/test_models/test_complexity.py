@@ -22,9 +22,10 @@ class Classifier(nn.Module):
         return self.classifier(self.conv_head(x).relu().flatten(1))
 
 
-def count_by_hooks(network: nn.Module, size: int) -> tuple[int, int]:
+def count_by_hooks(network, height, width=None):
     """Add up what each convolution and linear layer takes, by formula."""
     macs = 0
+    device = next(network.parameters()).device
 
     def add(layer, inputs, output):
         nonlocal macs
@@ -34,7 +35,7 @@ def count_by_hooks(network: nn.Module, size: int) -> tuple[int, int]:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.register_forward_hook(add)
     with torch.no_grad():
-        network.eval()(torch.zeros(1, 3, size, size))
+        network.eval()(torch.zeros(1, 3, height, width or height, device=device))
     return sum(p.numel() for p in network.parameters()), macs
 
 
