@@ -8,9 +8,9 @@ All learn handwritten digits from random weights, by the recipes of configs/digi
 tools/datasets/make_digits.py draws the pictures of the tasks cls and det, which are
 resized to 32 and 160 pixels to save time, and make_digit_pairs.py those of pairs, where
 the class is the relation of two distant digits. GhostNetV2 is trained for as many
-epochs as GhostNetV3, and for as many as take the same CPU time. With cls, its network of
-width 0.35 is also trained without a teacher and with GhostNetV2 of the same seed as its
-teacher. The result is top-1 or the AP of boxes on held-out pictures after the last
+epochs as GhostNetV3, and for as many as take the same CPU time. With cls, its network
+of width 0.35 is also trained without a teacher and with GhostNetV2 of the same seed as
+its teacher. The result is top-1 or the AP of boxes on held-out pictures after the last
 epoch, in percent.
 
 The tool writes table.md and results.json into work_dirs/compare_ghostnetv3/TASK. It
