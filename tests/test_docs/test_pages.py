@@ -14,6 +14,9 @@ from ..conftest import ROOT
 from ..test_models.test_complexity import count_by_hooks
 from .conftest import PAGES, fenced_blocks
 
+# Networks in the benchmark's files
+TIMM = 'timm:ghostnetv2_100+channels_last'
+DEPLOYED = 'ghostnetv2_100_in1k+deploy+channels_last'
 NOTEBOOK = ROOT / 'docs/tutorial.ipynb'
 IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 COMMANDS = re.compile(
@@ -155,21 +158,45 @@ def rows_of(name, **wanted):
     return [row for row in rows if wanted.items() <= row.items()]
 
 
-@pytest.mark.parametrize('title', ['ONNX Runtime', 'OpenVINO'])
-def test_ratios_of_the_speed_page(title):
-    """They are those of the benchmark's files, of the network as it is exported."""
-    runtime = title.replace(' ', '').lower()
+@pytest.mark.parametrize(
+    ('title', 'table', 'network'),
+    [
+        ('torch, timm in channels_last', 'eager', TIMM),
+        ('torch, `switch_to_deploy()` and channels_last', 'eager', DEPLOYED),
+        ('ONNX Runtime', 'onnxruntime', 'ghostnetv2_100_in1k'),
+        ('OpenVINO', 'openvino', 'ghostnetv2_100_in1k'),
+    ],
+)
+def test_ratios_of_the_speed_page(title, table, network):
+    """They are those of the benchmark's files."""
     cells = []
     for images in '1x224x224', '8x224x224', '1x512x512':
         found = rows_of(
-            f'benchmarks/{runtime}/benchmark.csv',
-            images=images,
-            network='ghostnetv2_100_in1k',
+            f'benchmarks/{table}/benchmark.csv', images=images, network=network
         )
         assert [row['threads'] for row in found] == ['1', '2']
         cells.append(' / '.join(f'{float(x["ratio_median"]):.2f}' for x in found))
     row = f'| {title}, one thread / two threads | {" | ".join(cells)} |'
     assert row in read(ROOT / 'docs/speed.md')
+
+
+def test_training_on_the_speed_page():
+    text = ' '.join(read(ROOT / 'docs/speed.md').split())
+    for network, said in (
+        ('ghostnetv2_100_in1k+channels_last', "{} of timm's time on one thread and {} on"),
+        (TIMM, '(timm in channels_last: {} and {})'),
+    ):
+        rows = rows_of('benchmarks/training/benchmark.csv', network=network)
+        assert [row['threads'] for row in rows] == ['1', '2']
+        assert said.format(*(f'{float(x["ratio_median"]):.2f}' for x in rows)) in text
+
+
+def test_speed_against_timm_is_quoted_alike():
+    rows = rows_of('benchmarks/eager/benchmark.csv', threads='1', network=DEPLOYED)
+    ratio = f'{float(rows[0]["ratio_median"]):.2f}'
+    for page in 'README.md', 'README_zh-CN.md', 'docs/choosing.md':
+        quoted = re.search(r'\| 1 \| (0\.\d+)\D+switch_to_deploy', read(ROOT / page))
+        assert quoted[1] == ratio, page
 
 
 def test_latencies_of_the_paper_page():
@@ -178,6 +205,17 @@ def test_latencies_of_the_paper_page():
         ms, ratio = (float(row[f'onnxruntime_{x}']) for x in ('ms', 'ratio'))
         assert f'| {row["latency_paper"]} ms | ' in text
         assert re.search(rf'\| {ms:.2f} ms \| {ratio:.2f} \|', text), row
+
+
+def test_growth_of_the_paper_page():
+    table = read(ROOT / 'docs/benchmarks/resolution/benchmark.md')
+    row = r'(?m)\| {} \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$'
+    ms, added, memory = re.search(row.format('ghostnetv2_100_in1k'), table).groups()
+    text = ' '.join(read(ROOT / 'docs/paper.md').split())
+    assert f'grows by the power {ms} of the number of pixels' in text
+    assert f'its memory by the power {memory} ' in text
+    others = re.search(row.format('table1_self_attention_in1k'), table)[2]
+    assert f'grows by the power {others}, what DFC attention adds by {added}' in text
 
 
 def test_numbers_of_the_choosing_page():
