@@ -16,7 +16,8 @@ from .conftest import PAGES, fenced_blocks
 
 # Networks in the benchmark's files
 TIMM = 'timm:ghostnetv2_100+channels_last'
-DEPLOYED = 'ghostnetv2_100_in1k+deploy+channels_last'
+OURS = 'ghostnetv2_100_in1k'
+DEPLOYED = f'{OURS}+deploy+channels_last'
 NOTEBOOK = ROOT / 'docs/tutorial.ipynb'
 IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 COMMANDS = re.compile(
@@ -163,8 +164,8 @@ def rows_of(name, **wanted):
     [
         ('torch, timm in channels_last', 'eager', TIMM),
         ('torch, `switch_to_deploy()` and channels_last', 'eager', DEPLOYED),
-        ('ONNX Runtime', 'onnxruntime', 'ghostnetv2_100_in1k'),
-        ('OpenVINO', 'openvino', 'ghostnetv2_100_in1k'),
+        ('ONNX Runtime', 'onnxruntime', OURS),
+        ('OpenVINO', 'openvino', OURS),
     ],
 )
 def test_ratios_of_the_speed_page(title, table, network):
@@ -183,7 +184,7 @@ def test_ratios_of_the_speed_page(title, table, network):
 def test_training_on_the_speed_page():
     text = ' '.join(read(ROOT / 'docs/speed.md').split())
     for network, said in (
-        ('ghostnetv2_100_in1k+channels_last', "{} of timm's time on one thread and {} on"),
+        (f'{OURS}+channels_last', "{} of timm's time on one thread and {} on two"),
         (TIMM, '(timm in channels_last: {} and {})'),
     ):
         rows = rows_of('benchmarks/training/benchmark.csv', network=network)
@@ -210,7 +211,7 @@ def test_latencies_of_the_paper_page():
 def test_growth_of_the_paper_page():
     table = read(ROOT / 'docs/benchmarks/resolution/benchmark.md')
     row = r'(?m)\| {} \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$'
-    ms, added, memory = re.search(row.format('ghostnetv2_100_in1k'), table).groups()
+    ms, added, memory = re.search(row.format(OURS), table).groups()
     text = ' '.join(read(ROOT / 'docs/paper.md').split())
     assert f'grows by the power {ms} of the number of pixels' in text
     assert f'its memory by the power {memory} ' in text
