@@ -27,7 +27,7 @@ UNIT_TESTS = tests/test_models tests/test_checkpoint.py tests/test_registry.py
 # those in tests/e2e, come first. For a debugger: make test WORKERS=0 ARGS=--pdb
 WORKERS ?= 2
 # With COVERAGE=1, `make ci` also measures which lines and branches of the package run,
-# and fails below what .coveragerc asks for. The tests then take half as much time again or more.
+# and fails below what .coveragerc asks for. The tests then take 50 to 75 % more time.
 COVERAGE ?=
 # If a worker dies, the run ends; xdist would wait forever for the tests of a new one.
 # pytest removes the temporary files of tests that pass. Three runs would fill 27 GB.

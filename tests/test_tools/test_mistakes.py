@@ -151,8 +151,9 @@ DAMAGES = {
     'missing': None,
     'a folder': None,
     'empty': lambda content: b'',
-    # A part of the length would end a config between two lines on some paths of CONFIG.
-    'cut off': lambda content: content[:-60],
+    # Two thirds alone would end the config between two lines on some paths of the
+    # checkout. Its last 60 bytes are inside of a bracket.
+    'cut off': lambda content: content[: max(len(content) * 2 // 3, len(content) - 60)],
     'noise': lambda content: bytes(i * i % 251 for i in range(len(content))),
     'HTML': lambda content: b'<!DOCTYPE html><html>Not found</html>',
 }
