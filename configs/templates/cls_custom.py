@@ -27,7 +27,7 @@ data_preprocessor = dict(num_classes=len(classes))
 model = dict(
     backbone=dict(
         frozen_stages=frozen_stages,
-        init_cfg=dict(type='Pretrained', checkpoint=weights),
+        init_cfg=dict(type='Pretrained', checkpoint=weights) if weights else None,
     ),
     head=dict(
         num_classes=len(classes),

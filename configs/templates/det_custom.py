@@ -22,7 +22,10 @@ max_epochs = plan_epochs(count_images(data_root + train_ann))
 warmup_epochs = max(1, max_epochs // 20)
 
 model = dict(
-    backbone=dict(frozen_stages=frozen_stages, init_cfg=dict(checkpoint=weights)),
+    backbone=dict(
+        frozen_stages=frozen_stages,
+        init_cfg=dict(checkpoint=weights) if weights else None,
+    ),
     bbox_head=dict(num_classes=len(classes)),
 )
 

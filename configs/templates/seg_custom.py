@@ -32,7 +32,7 @@ model = dict(
     backbone=dict(
         frozen_stages=frozen_stages,
         norm_cfg=norm_cfg,
-        init_cfg=dict(checkpoint=weights),
+        init_cfg=dict(checkpoint=weights) if weights else None,
     ),
     neck=dict(norm_cfg=norm_cfg),
     decode_head=dict(num_classes=len(classes), norm_cfg=norm_cfg),

@@ -1,4 +1,4 @@
-"""The page of one's own data: its commands and its lines of configs, on the digits."""
+"""The page of one's own data: its commands and lines, on digits and a photograph."""
 
 import json
 import re
@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from mmengine.config import Config
+from PIL import Image
 
 from mmghostnetv2.custom_data import count_images, plan_epochs
 
@@ -52,6 +53,50 @@ def checkout(tmp_path, digits):
     return tmp_path
 
 
+def follow(text, folder, change, options, run_script, openmmlab):  # noqa: F811
+    """Run commands of the page in a folder like the checkout.
+
+    ``change`` edits the text of the template that is copied; the options are added to
+    those of a training and a test. Returns the commands and what the last one printed.
+    """
+    variables, said = {}, ''
+    commands = [shlex.split(line) for line in text.replace('\\\n', '').splitlines()]
+    for command in commands:
+        command = [variables.get(word, word) for word in command]
+        match command:
+            case ['mkdir', '-p', path]:
+                (folder / path).mkdir(parents=True)
+            case ['cp', source, target]:
+                (folder / target).write_text(change((folder / source).read_text()))
+            case ['mim', job, package, *arguments]:
+                words = [x for x in arguments if not x.startswith('--')]
+                paths = [x for x in words if '=' not in x]
+                words = [x for x in words if '=' in x] + options
+                words = [*paths, '--cfg-options', *words]
+                said = openmmlab(job, package, *words, cwd=folder)
+            case ['python', tool, *arguments]:
+                said = run_script(ROOT / tool, *arguments, cwd=folder)
+            case _:  # CHECKPOINT=$(cat FILE)
+                variable, file = re.fullmatch(
+                    r'(\w+)=\$\(cat (.+)\)', ' '.join(command)
+                ).groups()
+                path = folder / (folder / file).read_text()
+                assert path.is_file()
+                variables[f'${variable}'] = str(path)
+    assert [command[0] for command in commands].count('mim') == 2
+    return commands, said
+
+
+def changed(template, lines):
+    """Return the text of a template with the lines that the page shows for it."""
+    for line in lines.splitlines():
+        start = line.split('=')[0] if '=' in line and line[0] != '#' else line
+        assert f'\n{start}' in template, line
+        if line[0] != '#':
+            template = re.sub(rf'(?m)^{re.escape(start)}=.*$', line, template)
+    return template
+
+
 @pytest.mark.parametrize('name', TASKS)
 def test_commands(name, checkout, released, run_script, openmmlab):  # noqa: F811
     library, (size, small), short = TASKS[name]
@@ -59,36 +104,15 @@ def test_commands(name, checkout, released, run_script, openmmlab):  # noqa: F81
     pytest.importorskip('onnxruntime', reason='runs the exported file')
     weights = checkout / 'ck_ghostnetv2_10.pth.tar'
     torch.save(released, weights)
-    short += f' model.backbone.init_cfg.checkpoint={weights}'
-    variables, said = {}, ''
-    text = ''.join(blocks(section(name), '')).replace('\\\n', '')
+    options = [*short.split(), f'model.backbone.init_cfg.checkpoint={weights}']
+
+    def change(template):
+        assert f'\nsize = {size} ' in template
+        return template.replace(f'\nsize = {size} ', f'\nsize = {small} ')
+
+    text = ''.join(blocks(section(name), ''))
     text = text.replace(f'--shape {size} ', f'--shape {small} ')
-    commands = [shlex.split(line) for line in text.splitlines()]
-    for command in commands:
-        command = [variables.get(word, word) for word in command]
-        match command:
-            case ['mkdir', '-p', folder]:
-                (checkout / folder).mkdir(parents=True)
-            case ['cp', source, target]:
-                template = (checkout / source).read_text()
-                assert f'\nsize = {size} ' in template
-                template = template.replace(f'\nsize = {size} ', f'\nsize = {small} ')
-                (checkout / target).write_text(template)
-            case ['mim', job, package, config, *options]:
-                assert package == library
-                options = [x for x in options if x != '--checkpoint']
-                options += ['--cfg-options', *short.split()]
-                said = openmmlab(job, package, config, *options, cwd=checkout)
-            case ['python', tool, *arguments]:
-                said = run_script(ROOT / tool, *arguments, cwd=checkout)
-            case _:  # CHECKPOINT=$(cat FILE)
-                variable, file = re.fullmatch(
-                    r'(\w+)=\$\(cat (.+)\)', ' '.join(command)
-                ).groups()
-                path = checkout / (checkout / file).read_text()
-                assert path.is_file()
-                variables[f'${variable}'] = str(path)
-    assert [command[0] for command in commands].count('mim') == 2
+    commands, said = follow(text, checkout, change, options, run_script, openmmlab)
     if name == 'Detection':  # other tests export segmentors and classifiers
         pictures = list((checkout / commands[-1][3]).iterdir())
         assert pictures and all(picture.name in said for picture in pictures)
@@ -99,20 +123,36 @@ def test_commands(name, checkout, released, run_script, openmmlab):  # noqa: F81
     assert losses and all(map(torch.isfinite, map(torch.tensor, losses)))
 
 
+def test_photograph(checkout, run_script, openmmlab):  # noqa: F811
+    """The page's real picture, from the template to the sheet, for two epochs."""
+    pytest.importorskip('mmdet', reason='trains the model')
+    (checkout / 'docs').symlink_to(ROOT / 'docs')
+    text = section('A photograph to try')
+    (lines,) = blocks(text, 'python')
+    options = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=2']
+    _, said = follow(
+        ''.join(blocks(text, '')),
+        checkout,
+        lambda template: changed(template, lines),
+        options,
+        run_script,
+        openmmlab,
+    )
+    assert ' of 12 objects matched' in said
+    with Image.open(checkout / 'coins.png') as sheet:
+        assert sheet.width > 640
+    losses = [x['loss'] for x in scalars(checkout / 'work_dirs/coins') if 'loss' in x]
+    assert losses and all(map(torch.isfinite, map(torch.tensor, losses)))
+
+
 @pytest.mark.parametrize('name', TASKS)
 def test_changed_lines_are_in_the_template(name):
     """The lines that the page changes exist, and what follows from them changes."""
     (lines,) = blocks(section(name), 'python')
     stem = re.search(r'templates/(\w+\.py)', section(name))[1]
-    text = (TEMPLATES / stem).read_text()
-    for line in lines.splitlines():
-        start = line.split('=')[0] if '=' in line and line[0] != '#' else line
-        assert f'\n{start}' in text, line
-        if line[0] != '#':
-            text = re.sub(rf'(?m)^{re.escape(start)}=.*$', line, text)
-    changed = TEMPLATES.parent / 'custom' / stem  # not written: only names its folder
+    text = changed((TEMPLATES / stem).read_text(), lines)
     config = Config.fromstring(
-        text.replace("'../", f"'{changed.parents[1]}/"), file_format='.py'
+        text.replace("'../", f"'{TEMPLATES.parent}/"), file_format='.py'
     )
     head = config.model.get('bbox_head') or config.model.get('decode_head')
     head = head or config.model.head

@@ -123,6 +123,17 @@ def test_labels_sit_above_predictions_and_below_truth(tool, scene):
         assert 0.03 < 1 - ground.mean() < 0.6
 
 
+def test_an_only_class_is_not_named(tool, scene):
+    """The box has its lines alone, and the prediction a label with its score."""
+    found = [scene.box(3, 1, [200, 80, 160, 80], score=0.9)]
+    scene.truth['categories'] = scene.truth['categories'][:1]
+    tool.main(scene.arguments(found, '--cell', '200'))
+    wide, _ = cells(scene.sheet())
+    below, above = wide[84:95, 25:80], wide[25:38, 101:160]
+    assert (below == GREY).all()
+    assert (above == ORANGE).all(-1).sum() > 200
+
+
 def test_labels_cover_no_other_object(tool, scene):
     """The label of the lower box would cover the upper one, and moves aside."""
     scene.truth['annotations'] = []

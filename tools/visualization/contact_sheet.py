@@ -11,10 +11,10 @@ writes with test_evaluator.outfile_prefix=PREFIX: a list of {image_id, category_
 [x, y, width, height] in pixels, score}.
 
 Ground truth has thick blue boxes with the class below. Predictions have thin orange
-boxes with class and score above. A label that would cover another object is moved to
-another side of its box. A prediction matches if its IoU with a box of its
-class that is not matched yet is at least --iou-thr; predictions with a high score are
-matched first. Crowds are left out.
+boxes with class and score above. If there is only one class, it is not named. A label
+that would cover another object is moved to another side of its box. A prediction
+matches if its IoU with a box of its class that is not matched yet is at least
+--iou-thr; predictions with a high score are matched first. Crowds are left out.
 """
 
 import json
@@ -156,10 +156,11 @@ def draw_cell(image, truth, predictions, names, cell):
             box = (x - grow, y - grow, x + max(w, 1) + grow, y + max(h, 1) + grow)
             draw.rectangle(box, None, colour, 2 + 2 * grow)
             below, text = 'score' not in item, names[item['category_id']]
-            text = text if below else f'{text}  {item["score"]:.2f}'
+            text = text if below else f'{text}  {item["score"]:.2f}'.strip()
             box = (x, y, x + w, y + h)
             taken.append(box)
-            tags.append((box, text, colour, below))
+            if text:
+                tags.append((box, text, colour, below))
     for tag in tags:
         draw_tag(draw, image.size, *tag, taken)
     return image
@@ -168,6 +169,8 @@ def draw_cell(image, truth, predictions, names, cell):
 def draw_cells(truth, predictions, args):
     """Draw the chosen images; return [(cell, name, matched, objects, extra)]."""
     names = {item['id']: item['name'] for item in truth['categories']}
+    if len(names) == 1:
+        names = dict.fromkeys(names, '')
     images = sorted(truth['images'], key=lambda item: item['file_name'])
     num = min(args.num, len(images))
     picks = np.linspace(0, len(images) - 1, num).round().astype(int)
