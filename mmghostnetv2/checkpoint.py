@@ -311,8 +311,9 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> 
     try:
         with partial_loading():
             keys = module.load_state_dict(weights, strict=False)
-    except RuntimeError as error:  # its message has a line for each wrong shape
-        first = str(error).splitlines()[1].strip()
+    except RuntimeError as error:
+        # torch's message has a line for each wrong shape, after the first line.
+        first = str(error).splitlines()[:2][-1].strip()
         raise ValueError(
             f'{source} belongs to a different network or width: {first}'
         ) from error

@@ -392,11 +392,14 @@ def check_mask(
             add('mask-ignored', path)
 
 
-def inner_datasets(cfg: dict) -> Iterator[dict]:
-    """Yield the configs of the datasets inside of wrappers such as RepeatDataset."""
-    inner = cfg.get('datasets') or cfg.get('dataset')
+def inner_datasets(dataset: Any) -> Iterator[Any]:
+    """Yield the datasets or configs inside of wrappers such as RepeatDataset."""
+    if isinstance(dataset, dict):
+        inner = dataset.get('datasets') or dataset.get('dataset')
+    else:
+        inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
     if inner is None:
-        yield cfg
+        yield dataset
         return
     for item in inner if isinstance(inner, (list, tuple)) else [inner]:
         yield from inner_datasets(item)

@@ -48,8 +48,9 @@ class DistilledClassifier(ImageClassifier):
         args, kwargs: Arguments of ImageClassifier.
         teacher (dict): Config of any classifier of mmpretrain with the same classes,
             for example ``dict(type='TimmClassifier', model_name=..., pretrained=True)``
-            for one of timm. ``mean`` and ``std`` of its ``data_preprocessor``, if there
-            are any, are those with which it was trained.
+            for one of timm. ``mean``, ``std`` and ``to_rgb`` of its
+            ``data_preprocessor`` are those with which it was trained; without a
+            ``mean`` there, it gets the student's input.
         teacher_size (int, optional): Height and width, in pixels, to which images are
             resized for the teacher. None means as they are.
         teacher_weight (float): Weight of the second loss. Defaults to 1.0.
@@ -117,8 +118,11 @@ class DistilledClassifier(ImageClassifier):
         """Compute the teacher's logits, (N, classes), of the student's input."""
         teacher = self.teacher.build().to(images.device)
         own, other = self.data_preprocessor, teacher.data_preprocessor
-        if hasattr(own, 'mean') and hasattr(other, 'mean'):
-            images = (images * own.std + own.mean - other.mean) / other.std
+        if hasattr(other, 'mean'):
+            images = images * getattr(own, 'std', 1) + getattr(own, 'mean', 0)
+            if own.to_rgb != other.to_rgb:
+                images = images.flip(1)
+            images = (images - other.mean) / other.std
         if self.teacher_size is not None:
             size = [self.teacher_size] * 2
             images = F.interpolate(images, size, mode='bicubic', antialias=True)

@@ -452,12 +452,12 @@ def check_disk(folder: Path, remedy: str) -> Finding:
 
 
 _caches = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
-for _name, _variable, _folder in (
-    ('working directory', '', Path()),
-    ('torch hub', 'TORCH_HOME', _caches / 'torch'),
-    ('cache', 'MMGHOSTNETV2_CACHE', _caches / 'mmghostnetv2'),
+for _name, _variable, _folder, _part in (
+    ('working directory', '', Path(), ''),
+    ('torch hub', 'TORCH_HOME', _caches / 'torch', 'hub'),
+    ('cache', 'MMGHOSTNETV2_CACHE', _caches / 'mmghostnetv2', ''),
 ):
-    _path = Path(os.environ.get(_variable) or _folder, 'hub' * (_name == 'torch hub'))
+    _path = Path(os.environ.get(_variable) or _folder, _part)
     _other = f'export {_variable}=FOLDER' if _variable else 'use another folder'
     CHECKS[_name] = Check(partial(check_disk, _path, f'free some space, or {_other}'))
 

@@ -4,8 +4,7 @@ from mmengine.registry import MODELS
 from mmpretrain.models import MobileNetV2
 from torch import Tensor, nn
 
-from .models.dfc_attention import check_choice
-from .models.fold_norms import fold_norms
+from .models.checks import check_choice
 
 POSITIONS = ('expanded', 'output')
 
@@ -37,8 +36,6 @@ class MobileNetV2Attention(MobileNetV2):
             expanded features, with a gate computed from the block's input; the layer
             must take both, as DFCAttention does. 'output' means the projection's output
             before the shortcut is added, with a gate computed from this output.
-        deploy (bool): Build the network as :meth:`switch_to_deploy` leaves it, to load
-            weights of that form.
         kwargs: As in mmpretrain's MobileNetV2. The outputs are as there, too.
 
     Raises:
@@ -53,23 +50,11 @@ class MobileNetV2Attention(MobileNetV2):
         [(1, 1280, 7, 7)]
     """
 
-    def __init__(
-        self,
-        attention: dict,
-        position: str = 'expanded',
-        deploy: bool = False,
-        **kwargs,
-    ) -> None:
+    def __init__(self, attention: dict, position: str = 'expanded', **kwargs) -> None:
         check_choice('position', position, POSITIONS)
         self.attention = attention
         self.position = position
         super().__init__(**kwargs)
-        if deploy:
-            self.switch_to_deploy()
-
-    def switch_to_deploy(self) -> None:
-        """Fold the batch norms into the convolutions, for inference."""
-        fold_norms(self)
 
     def make_layer(self, *args, **kwargs) -> nn.Sequential:
         """Build the parent's blocks and add the attention to each."""

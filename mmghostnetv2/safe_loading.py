@@ -143,52 +143,66 @@ def training_objects() -> list[Any]:
 
 
 def check_config(text: Any) -> None:
-    """Check that a config only assigns values, as each one does that mmengine saves.
+    """Check that a config only assigns plain values.
 
-    mmengine runs the config of a checkpoint as Python when it resumes, and when an
-    inferencer gets weights without a config.
+    mmengine runs the configs of a checkpoint as Python: ``meta['config']`` when it
+    resumes, and ``meta['cfg']`` when an inferencer gets weights without a config.
 
     Raises:
         ValueError: The text is no config, or does something else; the error names the
-            line.
+            line and the part.
     """
     if not isinstance(text, str):
         raise ValueError(f'its config is not text but {type(text).__name__}')
     if '{{' in text:
         # mmengine replaces {{ $NAME:default }} in the text before it runs it.
-        raise ValueError('its config is a template, which mmengine never saves')
+        raise ValueError('its config is a template, with {{')
     names: set[str] = set()
     try:
         for statement in ast.parse(text).body:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name)], value=value) if (
-                    name != '_base_' and _is_data(value, names)
+                    name != '_base_'
                 ):
+                    foreign: ast.AST | None = _foreign(value, names)
                     names.add(name)
                 case _:
-                    raise ValueError(
-                        f'line {statement.lineno} of its config does more than assign '
-                        'a value, which mmengine never saves'
-                    )
+                    foreign = statement
+            if foreign is not None:
+                raise ValueError(
+                    f'line {statement.lineno} of its config does more than assign '
+                    f'plain values: {ast.unparse(foreign).splitlines()[0][:80]}'
+                )
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f'its config is not Python: {error}') from error
 
 
-def _is_data(node: ast.expr, names: set[str]) -> bool:
-    """Return whether an expression consists of literals, names and ``dict(...)``."""
+def _foreign(node: ast.expr, names: set[str]) -> ast.expr | None:
+    """Return the first part of an expression that is no plain value, or None.
+
+    Plain values are literals, earlier names, and what mmengine writes of them:
+    ``dict(...)``, ``range(...)``, ``slice(...)``, ``set()``, ``inf`` and ``nan``.
+    """
+    parts: list[ast.expr] = []
     match node:
         case ast.Constant():
-            return True
-        case ast.Name(id=name):
-            return name in names
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant()):
-            return True
-        case ast.List(elts=parts) | ast.Tuple(elts=parts) | ast.Set(elts=parts):
             pass
+        case ast.Name(id=name) if name in names or name in ('inf', 'nan'):
+            pass
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() | ast.Name(id='inf')):
+            pass
+        case (
+            ast.List(elts=elements) | ast.Tuple(elts=elements) | ast.Set(elts=elements)
+        ):
+            parts = elements
         case ast.Dict(keys=keys, values=values) if None not in keys:
             parts = [*filter(None, keys), *values]
         case ast.Call(func=ast.Name(id='dict'), args=args, keywords=keywords):
             parts = [*args, *(keyword.value for keyword in keywords)]
+        case ast.Call(func=ast.Name(id='range' | 'slice'), args=args, keywords=[]):
+            parts = args
+        case ast.Call(func=ast.Name(id='set'), args=[], keywords=[]):
+            pass
         case _:
-            return False
-    return all(_is_data(part, names) for part in parts)
+            return node
+    return next(filter(None, (_foreign(part, names) for part in parts)), None)

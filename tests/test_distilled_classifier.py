@@ -20,15 +20,19 @@ CLASSES = 5
 
 def classifier(type_, width, **options):
     """Config of a small classifier."""
-    return dict(
-        type=type_,
-        backbone=dict(type='GhostNetV3', widen_factor=width, out_indices=(4,)),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=4, topk=(1,)),
-        data_preprocessor=dict(
-            num_classes=CLASSES, mean=[10.0, 20.0, 30.0], std=[4.0, 5.0, 6.0]
-        ),
-        **options,
+    return (
+        dict(
+            type=type_,
+            backbone=dict(type='GhostNetV3', widen_factor=width, out_indices=(4,)),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(
+                type='LinearClsHead', num_classes=CLASSES, in_channels=4, topk=(1,)
+            ),
+            data_preprocessor=dict(
+                num_classes=CLASSES, mean=[10.0, 20.0, 30.0], std=[4.0, 5.0, 6.0]
+            ),
+        )
+        | options
     )
 
 
@@ -91,6 +95,19 @@ def test_a_teacher_of_timm_with_images_of_its_own(batch):
     assert isinstance(network, type(timm.create_model('ghostnet_050')))
     with torch.no_grad():
         torch.testing.assert_close(logits, network(resized))
+
+
+def test_a_teacher_of_other_channels_and_a_student_of_pixels(batch):
+    """The student takes pixels in the order of the file, the teacher scaled RGB."""
+    images, _ = batch
+    scale = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], to_rgb=True)
+    teacher = dict(TEACHER, data_preprocessor=dict(num_classes=CLASSES, **scale))
+    model = build(teacher, data_preprocessor=dict(num_classes=CLASSES))
+    network = model.teacher.build()
+    mean, std = (torch.tensor(scale[x]).view(3, 1, 1) for x in ('mean', 'std'))
+    with torch.no_grad():
+        expected = network((images[:, [2, 1, 0]] - mean) / std, mode='tensor')
+    torch.testing.assert_close(model.teacher_logits(images), expected)
 
 
 def test_the_teacher_is_no_part_of_the_model(batch):

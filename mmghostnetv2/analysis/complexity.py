@@ -1,3 +1,5 @@
+"""Parameters and multiply-accumulates of networks."""
+
 from collections.abc import Iterator
 from typing import NamedTuple
 

@@ -17,6 +17,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from ..data_checks import inner_datasets, type_name
 from ..version import __version__
 from .networks import Detector, find_task, pixel_format
 
@@ -26,17 +27,21 @@ NEUTRAL = ['LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs'
 NEUTRAL += ['PackSegInputs']
 
 
-def _type_name(cfg: dict) -> str:
-    """Return the bare name of a type: configs hold names, with scopes, or classes."""
-    kind = cfg['type']
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
-
-
 def _test_dataset(cfg: Config) -> Any:
-    dataset: Any = cfg.test_dataloader.dataset if cfg.get('test_dataloader') else {}
-    while 'dataset' in dataset:  # a wrapper, such as RepeatDataset
-        dataset = dataset.dataset
-    return dataset
+    """Return the config of the test dataset, the first one of several.
+
+    Raises:
+        ValueError: They prepare pictures in different ways.
+    """
+    if not cfg.get('test_dataloader'):
+        return {}
+    first, *others = inner_datasets(cfg.test_dataloader.dataset)
+    if any(other.get('pipeline') != first.get('pipeline') for other in others):
+        raise ValueError(
+            'the datasets in test_dataloader have different pipelines: choose one by '
+            '--cfg-options test_dataloader.dataset=...'
+        )
+    return first
 
 
 def dataset_meta(cfg: Config, checkpoint: str | None = None) -> dict:
@@ -86,7 +91,7 @@ def preparation(cfg: Config, size: Sequence[int], dynamic: bool = False) -> dict
     found |= dict(pad_value=None, pad_to=None if dynamic else height_width, unknown=[])
     edge = None
     for step in _test_dataset(cfg).get('pipeline', []):
-        kind = _type_name(step)
+        kind = type_name(step)
         if kind in ('Resize', 'ResizeEdge'):
             for key in ('backend', 'interpolation'):
                 found[key] = step.get(key, found[key])

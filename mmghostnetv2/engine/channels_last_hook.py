@@ -1,3 +1,5 @@
+"""The memory format channels_last in training and test."""
+
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner

@@ -1,14 +1,13 @@
 """A class list that does not match the annotations is an error before training."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine import fileio
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..data_checks import check_classes
+from ..data_checks import check_classes, inner_datasets
 from ..registry import HOOKS, register
 
 
@@ -39,7 +38,7 @@ class CheckClassesHook(Hook):
     def _check(self, dataset: Any) -> None:
         from mmdet.datasets import CocoDataset
 
-        for inner in _inner_datasets(dataset):
+        for inner in inner_datasets(dataset):
             # Others, such as LVIS, number their classes in their own way.
             loads = getattr(type(inner), 'load_data_list', None)
             if loads is CocoDataset.load_data_list:
@@ -62,13 +61,3 @@ def _check_coco(dataset: Any) -> None:
             f'metainfo=dict(classes={tuple(names)}) in every dataset and '
             f'num_classes={len(names)} in the head'
         )
-
-
-def _inner_datasets(dataset: Any) -> Iterator[Any]:
-    """Yield the datasets inside of wrappers such as RepeatDataset."""
-    inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
-    if inner is None:
-        yield dataset
-        return
-    for item in inner if isinstance(inner, (list, tuple)) else [inner]:
-        yield from _inner_datasets(item)

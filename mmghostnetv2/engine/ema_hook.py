@@ -17,8 +17,8 @@ class DualEMAHook(EMAHook):
     def after_test_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None
     ) -> None:
-        """Put the raw weights back without testing them."""
-        self._swap_ema_parameters()
+        """Put the raw weights back without testing them, as mmengine's hook does."""
+        super(EMAHook, self).after_test_epoch(runner, metrics)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Load the average; the file may also be a plain state dict."""

@@ -5,10 +5,12 @@ to the wrapper of the model, so neither works on a CPU.
 """
 
 import atexit
+from typing import Any
 
 import torch
 from mmengine.dist import is_distributed
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import Runner
 from torch import distributed, nn
 
@@ -46,18 +48,21 @@ class GlooRunner(Runner):
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wrap the model in MMDistributedDataParallel.
+        """Wrap the model, in MMDistributedDataParallel unless the config says another.
 
         On CPUs BN replaces SyncBN, because torch has SyncBN for GPUs only. Each process
         then normalises with the statistics of its own images.
         """
-        if not self._on_cpus:
+        if not self._on_cpus or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
-        # The defaults are those of mmengine's Runner.
-        unused = self.cfg.get('find_unused_parameters', False)
-        options = dict(broadcast_buffers=False, find_unused_parameters=unused)
-        options.update(model_wrapper_cfg or {})
-        return MMDistributedDataParallel(revert_sync_batchnorm(model), **options)
+        wrapper: dict[str, Any] = dict(type='MMDistributedDataParallel')
+        wrapper |= model_wrapper_cfg or {}
+        if wrapper['type'] == 'MMDistributedDataParallel':
+            # The defaults are those of mmengine's Runner.
+            unused = self.cfg.get('find_unused_parameters', False)
+            options = dict(broadcast_buffers=False, find_unused_parameters=unused)
+            wrapper = options | wrapper
+        return MODEL_WRAPPERS.build(wrapper | dict(module=revert_sync_batchnorm(model)))
 
 
 def _destroy_process_group() -> None:

@@ -1,3 +1,5 @@
+"""The optimizer of the released weights, and mixed precision on a GPU alone."""
+
 from collections.abc import Iterable
 
 import torch

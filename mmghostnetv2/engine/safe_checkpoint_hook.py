@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 
 from ..checkpoint import require_training
 from ..registry import FUNCTIONS, HOOKS, register
+from ..safe_loading import check_config
 
 try:
     import fcntl
@@ -94,12 +96,23 @@ class SafeCheckpointHook(CheckpointHook):
       ``randomness=dict(seed=0)``.
     - A second training in the same folder is refused (not on Windows).
 
+    - A training whose config could not be read from its checkpoints is refused.
+
     Args:
-        kwargs: As in mmengine's CheckpointHook, without ``out_dir`` and
-            ``backend_args``, because checkpoints are files in the ``work_dir``.
+        kwargs: As in mmengine's CheckpointHook, without ``out_dir``, ``backend_args``
+            and ``file_client_args``, because checkpoints are files in the ``work_dir``.
+
+    Raises:
+        TypeError: One of these three is given.
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        others = {'out_dir', 'backend_args', 'file_client_args'}
+        if unknown := sorted(others & kwargs.keys()):
+            raise TypeError(
+                f'SafeCheckpointHook takes no {unknown[0]}: its checkpoints are files '
+                'in the work_dir'
+            )
         super().__init__(**kwargs, backend_args=dict(backend=BACKEND))
         self._random_state: dict[str, Any] | None = None
         self._resumes = False
@@ -120,20 +133,29 @@ class SafeCheckpointHook(CheckpointHook):
     def _mend_last_checkpoint(self, runner: Runner) -> None:
         folder = Path(runner.work_dir)
         pointer = folder / 'last_checkpoint'
-        named = Path(pointer.read_text().strip() if pointer.exists() else '')
-        found = {*folder.glob(self.filename_tmpl.format('*'))}
+        said = pointer.read_text().strip() if pointer.exists() else ''
+        named = Path(said)
+        if not named.is_file():
+            named = folder / named.name  # the folder was moved
+        found = {*folder.glob(re.sub(r'{.*?}', '*', self.filename_tmpl))}
         if named.is_file():
             found.add(named)
-        # Not by their numbers: there may be files of an earlier, longer training. And
-        # a kill may have come after a file was written and before it was named.
+        # Not by their numbers: there may be files of an earlier, longer training.
         newest_first = sorted(found, key=os.path.getmtime, reverse=True)
+        if named in found:
+            # A kill may have come after a file was written and before it was named. A
+            # later date alone does not tell, because a copied folder has other dates.
+            later = newest_first[: newest_first.index(named)]
+            later = [path for path in later if _step(path) > _step(named)]
+            others = [x for x in newest_first if x != named and x not in later]
+            newest_first = [*later, named, *others]
         for path in newest_first:
             try:
                 CheckpointLoader.load_checkpoint(str(path), 'cpu')
             except Exception as error:
                 runner.logger.warning(f'cannot resume: {error}')
                 continue
-            if path != named:
+            if str(path) != said:
                 runner.logger.warning(
                     f'{pointer} does not name the newest checkpoint that can be read, '
                     f'{path}, which is resumed'
@@ -184,27 +206,41 @@ class SafeCheckpointHook(CheckpointHook):
 
         Raises:
             RuntimeError: Another process trains there.
+            ValueError: The config has parts that are no plain values.
         """
         super().before_train(runner)
         self.file_backend = self._removals = _DelayedRemovals()
         if is_main_process():
-            self._lock(Path(runner.work_dir))
+            try:
+                check_config(runner.cfg.pretty_text)
+            except ValueError as error:
+                raise ValueError(
+                    f'checkpoints of this training could not be loaded again: {error}'
+                ) from error
+            self._lock(runner)
             for path in Path(runner.work_dir).glob(f'{UNFINISHED}*'):
                 path.unlink()
 
-    def _lock(self, folder: Path) -> None:
+    def _lock(self, runner: Runner) -> None:
         """Lock the folder until the process ends, however it ends."""
         if fcntl is None:
             return
+        folder = Path(runner.work_dir)
         self._lock_file = (folder / '.training.lock').open('a+')
         try:
             fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:
             self._lock_file.seek(0)
             raise RuntimeError(
                 f'another training runs in {folder}, {self._lock_file.read()}: wait '
                 'for its end, stop it, or choose another --work-dir'
             ) from error
+        except OSError as error:  # some network file systems have no locks
+            runner.logger.warning(
+                f'{folder} cannot be locked, so a second training there would not be '
+                f'noticed: {error}'
+            )
+            return
         self._lock_file.truncate(0)
         self._lock_file.write(f'process {os.getpid()} on {socket.gethostname()}')
         self._lock_file.flush()
@@ -234,6 +270,11 @@ class SafeCheckpointHook(CheckpointHook):
         super().after_val_epoch(runner, metrics)
         if self.save_best:
             self._removals.carry_out()
+
+
+def _step(path: Path) -> int:
+    """Return the number in the name of a checkpoint."""
+    return int((re.findall(r'\d+', path.stem) or ['0'])[-1])
 
 
 def _get_random_state() -> dict[str, Any]:

@@ -1,3 +1,5 @@
+"""The learning rate schedule of the released weights."""
+
 from math import inf
 
 import torch

@@ -1,11 +1,4 @@
-"""The networks and their layers, in plain torch.
-
-Three private names of other libraries are used in this package, because there are no
-public ones: torch's ``_BatchNorm``, the base of all its batch norms, SyncBatchNorm
-included; ``_BatchNormXd``, by which mmengine replaces SyncBatchNorm; and mmengine's
-``_ParamScheduler``, from which others derive schedules. Each is imported at the top of
-a file, so that all tests of that file fail if one is renamed.
-"""
+"""The networks and their layers; of OpenMMLab they need mmengine and mmcv.cnn."""
 
 from .cbam import CBAM
 from .coordinate_attention import CoordinateAttention

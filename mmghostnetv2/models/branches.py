@@ -40,7 +40,7 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict(conv=conv, bn=deepcopy(norm)))
 
 
-def sum_branches(weights: dict[str, Tensor], eps: float, prefix: str = '') -> None:
+def sum_branches(weights: dict[str, Tensor], norm: Any, prefix: str = '') -> None:
     """Replace branches in a state dict by the convolutions that compute their sums.
 
     A 1x1 branch becomes the centre of a larger kernel, and a norm without a convolution
@@ -48,7 +48,7 @@ def sum_branches(weights: dict[str, Tensor], eps: float, prefix: str = '') -> No
 
     Args:
         weights (dict[str, Tensor]): State dict, changed in place.
-        eps (float): ``eps`` of the norms.
+        norm (nn.Module): One of the norms, or the FoldedNorm in its place.
         prefix (str): Prefix of the names to look at.
 
     Raises:
@@ -61,11 +61,11 @@ def sum_branches(weights: dict[str, Tensor], eps: float, prefix: str = '') -> No
     for branch, match in sorted(branches.items()):
         layer = match[1] + _LAYERS[match[2]][0]
         if match[3] == 'skip':
-            kernel, norm = torch.zeros_like(sums[layer][0]), branch.removesuffix('.')
+            kernel, name = torch.zeros_like(sums[layer][0]), branch.removesuffix('.')
             nn.init.dirac_(kernel, groups=len(kernel))
         else:
-            kernel, norm = weights.pop(f'{branch}conv.weight'), f'{branch}bn'
-        weight, bias = pop_folded(weights, kernel, norm, eps)
+            kernel, name = weights.pop(f'{branch}conv.weight'), f'{branch}bn'
+        weight, bias = pop_folded(weights, kernel, name, norm)
         if layer in sums:
             full_weight, full_bias = sums[layer]
             margin = (full_weight.shape[-1] - weight.shape[-1]) // 2
@@ -101,19 +101,19 @@ class BranchedBlock(nn.Module):
         norms = self.branch_norms()
         if not norms or not all(map(is_batch_norm, norms)):
             return
-        branches, eps = self._branches(), norms[0].eps
+        branches = self._branches()
         weights = {
             f'{name}.{key}': value
             for name, child in branches.items()
             for key, value in child.state_dict().items()
         }
-        sum_branches(weights, eps)
+        sum_branches(weights, norms[0])
         for name, (layer, norm) in _LAYERS.items():
             if f'{name}_rpr_conv' in branches:
                 conv = deepcopy(branches[f'{name}_rpr_conv'][0].conv)
                 set_weights(conv, weights[f'{layer}.weight'], weights[f'{layer}.bias'])
                 self.set_submodule(layer, conv)
-                self.set_submodule(norm, FoldedNorm(eps))
+                self.set_submodule(norm, FoldedNorm(norms[0]))
         for name in branches:
             setattr(self, name, None)
 
@@ -139,7 +139,7 @@ def adapt_weights(
         weights[authors_name(key)] = weights.pop(key)
     if isinstance(network.bn1, FoldedNorm):
         try:
-            sum_branches(weights, network.bn1.eps, prefix)
+            sum_branches(weights, network.bn1, prefix)
             fold_weights(network, weights, prefix)
         except KeyError as error:
             raise RuntimeError(

@@ -1,3 +1,5 @@
+"""CBAM, an attention over channels and then over positions."""
+
 import torch
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn

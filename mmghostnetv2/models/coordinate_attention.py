@@ -1,3 +1,5 @@
+"""Coordinate attention, which gates by the means of rows and of columns."""
+
 import torch
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn

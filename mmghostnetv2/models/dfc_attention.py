@@ -1,3 +1,5 @@
+"""DFC attention, what GhostNetV2 adds to GhostNet."""
+
 from collections.abc import Callable
 
 import torch
@@ -6,6 +8,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ..registry import register_model
+from .checks import check_choice
 
 
 def hard_sigmoid(logits: Tensor) -> Tensor:
@@ -26,13 +29,6 @@ SCALINGS: dict[str, Callable[[Tensor], Tensor]] = {
 SCALING_POSITIONS = ('before', 'after')
 DOWN_SAMPLINGS = ('average', 'max', 'bilinear')
 UP_SAMPLINGS = ('nearest', 'bilinear', 'bicubic')
-
-
-def check_choice(name: str, value, choices) -> None:
-    """Raise a ValueError that names an argument, its value and the allowed values."""
-    if value not in tuple(choices):  # a dict would fail on values such as lists
-        allowed = ', '.join(map(repr, choices))
-        raise ValueError(f'{name} must be one of {allowed}, got {value!r}')
 
 
 @torch.fx.wrap  # symbolic tracing cannot follow the condition on the size

@@ -1,3 +1,5 @@
+"""Batch norms folded into the convolutions before them, for inference."""
+
 from collections.abc import Sequence
 from copy import deepcopy
 from itertools import pairwise
@@ -60,12 +62,13 @@ class FoldedNorm(nn.Identity):
     """What :func:`fold_norms` leaves in the place of a norm.
 
     Args:
-        eps (float): That of the norm, for weights that are folded when they are loaded.
+        norm (nn.Module): The norm. Its ``eps`` and ``affine`` are kept for weights that
+            are folded when they are loaded.
     """
 
-    def __init__(self, eps: float) -> None:
+    def __init__(self, norm: Any) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.affine = norm.eps, norm.affine
 
 
 def fold_norms(module: nn.Module) -> nn.Module:
@@ -106,16 +109,18 @@ def fold_norms(module: nn.Module) -> nn.Module:
         for name, child in parent.named_children():
             if _are_foldable(last, child):
                 _fold(last, child)
-                child = FoldedNorm(cast(Any, child).eps)
+                child = FoldedNorm(child)
                 setattr(parent, name, child)
             last = child
     return module
 
 
 def pop_folded(
-    weights: dict[str, Tensor], kernel: Tensor, norm: str, eps: float
+    weights: dict[str, Tensor], kernel: Tensor, name: str, norm: Any
 ) -> tuple[Tensor, Tensor]:
-    """Remove a norm from a state dict, and fold it into a convolution's kernel.
+    """Remove the norm ``name`` from a state dict, and fold it into a kernel.
+
+    ``norm`` has its ``eps`` and ``affine``.
 
     Returns:
         tuple[Tensor, Tensor]: The convolution's weight and bias, in double precision.
@@ -123,12 +128,13 @@ def pop_folded(
     Raises:
         KeyError: An entry of the norm is missing.
     """
-    weights.pop(f'{norm}.num_batches_tracked', None)
-    mean, var, scale, bias = (
-        weights.pop(f'{norm}.{entry}').double()
-        for entry in ('running_mean', 'running_var', 'weight', 'bias')
-    )
-    return fuse_conv_bn_weights(kernel.double(), None, mean, var, eps, scale, bias)
+    weights.pop(f'{name}.num_batches_tracked', None)
+    entries = ['running_mean', 'running_var']
+    if norm.affine:
+        entries += ['weight', 'bias']
+    mean, var, *affine = (weights.pop(f'{name}.{x}').double() for x in entries)
+    scale, bias = affine or (None, None)
+    return fuse_conv_bn_weights(kernel.double(), None, mean, var, norm.eps, scale, bias)
 
 
 def fold_weights(network: nn.Module, weights: dict[str, Tensor], prefix: str) -> None:
@@ -149,7 +155,7 @@ def fold_weights(network: nn.Module, weights: dict[str, Tensor], prefix: str) ->
             is_trained = f'{name}{norm}.running_var' in weights
             if isinstance(layer, FoldedNorm) and is_trained:
                 kernel = weights.pop(f'{name}{conv}.weight')
-                folded = pop_folded(weights, kernel, name + norm, layer.eps)
+                folded = pop_folded(weights, kernel, name + norm, layer)
                 weights[f'{name}{conv}.weight'], weights[f'{name}{conv}.bias'] = folded
 
 

@@ -1,3 +1,5 @@
+"""The Ghost module and the bottleneck of two of them."""
+
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -5,7 +7,7 @@ import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor, nn
 
-from .dfc_attention import check_choice
+from .checks import check_choice
 from .recompute import recompute
 from .squeeze_excite import SqueezeExcite
 

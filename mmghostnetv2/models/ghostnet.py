@@ -1,3 +1,5 @@
+"""GhostNet (V1), and what all backbones of this package have in common."""
+
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -20,7 +22,7 @@ from ..checkpoint import (
 )
 from ..registry import register_model
 from .branches import adapt_weights
-from .dfc_attention import check_choice
+from .checks import check_choice, is_int
 from .fold_norms import fold_norms
 from .ghost_module import GhostBottleneck, GhostModule, RecomputedGhostModule
 from .recompute import recompute
@@ -145,14 +147,14 @@ class GhostNet(BaseModule):
             raise ValueError(
                 f'widen_factor must be a number above 0, got {widen_factor!r}'
             )
-        if not _is_int(in_channels) or in_channels < 1:
+        if not is_int(in_channels) or in_channels < 1:
             raise ValueError(f'in_channels must be an int above 0, got {in_channels!r}')
         for name, cfg in (('norm_cfg', norm_cfg), ('act_cfg', act_cfg)):
-            if not isinstance(cfg, dict):
+            if not isinstance(cfg, dict) or 'type' not in cfg:
                 raise TypeError(f'{name} must be a dict with a type, got {cfg!r}')
         check_choice('output_stride', output_stride, (8, 16, 32))
         check_choice('with_cp', with_cp, (False, True, 'attention'))
-        if not _is_int(frozen_stages) or not -1 <= frozen_stages < num_stages:
+        if not is_int(frozen_stages) or not -1 <= frozen_stages < num_stages:
             raise ValueError(
                 f'frozen_stages must be an int from -1 (none) to {num_stages - 1}, '
                 f'got {frozen_stages!r}'
@@ -243,6 +245,11 @@ class GhostNet(BaseModule):
         if self.zero_init_residual and not is_folded and not self.is_init:
             for block in chain(*self.blocks[: len(self.arch_settings)]):
                 for norm in block.ghost2.norms():
+                    if norm.weight is None:
+                        raise ValueError(
+                            'zero_init_residual needs norms with weights, and '
+                            f'norm_cfg makes {norm}'
+                        )
                     nn.init.zeros_(norm.weight)
         super().init_weights()
 
@@ -315,13 +322,9 @@ class GhostNet(BaseModule):
         return self
 
 
-def _is_int(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _check_out_indices(out_indices, num_stages: int) -> tuple[int, ...]:
     """Return the indices counted from 0, ascending."""
-    if not isinstance(out_indices, Sequence) or not all(map(_is_int, out_indices)):
+    if not isinstance(out_indices, Sequence) or not all(map(is_int, out_indices)):
         raise TypeError(
             f'out_indices must be a sequence of ints such as (4, 6, 8), '
             f'got {out_indices!r}'

@@ -1,9 +1,12 @@
+"""GhostNetV2: GhostNet with DFC attention."""
+
 from bisect import bisect
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from ..registry import register_model
+from .checks import is_int
 from .dfc_attention import DFCAttention
 from .ghostnet import GhostNet
 
@@ -77,7 +80,7 @@ class GhostNetV2(GhostNet):
             )
         sizes: Any = dfc_kernel_sizes
         sizes = sizes if isinstance(sizes, Sequence) else [sizes] * 3
-        is_odd = (isinstance(x, int) and x > 0 and x % 2 == 1 for x in sizes)
+        is_odd = (is_int(x) and x > 0 and x % 2 == 1 for x in sizes)
         if len(sizes) != 3 or not all(is_odd):
             raise ValueError(
                 'dfc_kernel_sizes must be an odd int, or one for each of the stages 1, '

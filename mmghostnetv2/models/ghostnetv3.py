@@ -1,3 +1,5 @@
+"""GhostNetV3: GhostNetV2 whose convolutions have branches in training."""
+
 from functools import partial
 from typing import Any
 
@@ -5,6 +7,7 @@ from torch import Tensor, nn
 
 from ..registry import register_model
 from .branches import BranchedBlock, conv_norm
+from .checks import is_int
 from .ghost_module import (
     GhostBottleneck,
     GhostModule,
@@ -129,8 +132,7 @@ class GhostNetV3(GhostNetV2):
     """
 
     def __init__(self, *args, num_branches: int = 3, **kwargs) -> None:
-        is_int = isinstance(num_branches, int) and num_branches is not True
-        if not is_int or num_branches < 1:
+        if not is_int(num_branches) or num_branches < 1:
             raise ValueError(
                 f'num_branches must be an int above 0, got {num_branches!r}'
             )

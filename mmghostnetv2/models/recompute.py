@@ -1,3 +1,5 @@
+"""Parts of a network that are computed again in the backward pass."""
+
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any

@@ -1,3 +1,5 @@
+"""MobileViT's self-attention in GhostNet, the peer of DFC attention."""
+
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer

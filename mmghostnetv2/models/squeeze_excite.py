@@ -1,8 +1,11 @@
+"""Squeeze-and-excitation, an attention over channels."""
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..registry import register_model
-from .dfc_attention import SCALINGS, check_choice
+from .checks import check_choice
+from .dfc_attention import SCALINGS
 
 
 def make_divisible(value: float) -> int:

@@ -42,6 +42,27 @@ def test_preparation_of_what_is_stretched():
     assert (found['backend'], found['interpolation']) == ('cv2', 'bilinear')
 
 
+def test_preparation_of_several_datasets():
+    """They have one pipeline, or none can be described."""
+    fit, stretch = (
+        dict(
+            type='CocoDataset',
+            metainfo=dict(classes=('a', 'b')),
+            pipeline=[dict(type='Resize', scale=(40, 50), keep_ratio=keep_ratio)],
+        )
+        for keep_ratio in (True, False)
+    )
+
+    def concatenated(*datasets):
+        dataset = dict(type='ConcatDataset', datasets=list(datasets))
+        return Config(dict(test_dataloader=dict(dataset=dataset)))
+
+    cfg = concatenated(fit, dict(type='RepeatDataset', times=2, dataset=fit))
+    assert preparation(cfg, (96, 128))['resize'] == 'fit'
+    with pytest.raises(ValueError, match='test_dataloader have different pipelines'):
+        preparation(concatenated(fit, stretch), (96, 128))
+
+
 def test_preparation_of_what_fits():
     """Static inside the size, dynamic by the longest and the shortest side."""
     pipeline = [dict(type='mmdet.Resize', scale=(40, 50), keep_ratio=True)]

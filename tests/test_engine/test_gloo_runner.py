@@ -137,7 +137,17 @@ def test_sync_bn_trains(group, tmp_path):
     torch.testing.assert_close(model.module.state_dict(), expected.state_dict())
 
 
-def test_options_of_the_wrapper(group, tmp_path):
-    options = dict(broadcast_buffers=True)
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(broadcast_buffers=True),
+        dict(type='MMDistributedDataParallel', broadcast_buffers=True),
+        dict(type='MMSeparateDistributedDataParallel'),
+    ],
+    ids=['options', 'type and options', 'another type'],
+)
+def test_options_of_the_wrapper(options, group, tmp_path):
     model = build_runner(tmp_path, 'pytorch', model_wrapper_cfg=options).model
-    assert model.broadcast_buffers and not model.find_unused_parameters
+    assert type(model).__name__ == options.get('type', 'MMDistributedDataParallel')
+    if 'broadcast_buffers' in options:
+        assert model.broadcast_buffers and not model.find_unused_parameters

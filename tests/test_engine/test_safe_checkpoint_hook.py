@@ -1,11 +1,14 @@
 """Kills at every moment of a write, and trainings that go on bit by bit."""
 
+import errno
 import itertools
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +19,10 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
+from mmghostnetv2.engine import SafeCheckpointHook
 from mmghostnetv2.forks import mim_package
+
+fcntl = pytest.importorskip('fcntl', reason='locks of files')
 
 EPOCHS = 4
 
@@ -73,7 +79,14 @@ class StopBefore(Hook):
 
 
 def train(
-    work_dir, stop=None, resume=False, workers=0, by_epoch=True, seed=1, **options
+    work_dir,
+    stop=None,
+    resume=False,
+    workers=0,
+    by_epoch=True,
+    seed=1,
+    cfg=None,
+    **options,
 ):
     """Train 4 epochs of 4 iterations, or 16 iterations, validating after each 4."""
     data = dict(dataset=Noisy(), batch_size=2, num_workers=workers)
@@ -100,7 +113,7 @@ def train(
         default_hooks=dict(checkpoint=hook),
         custom_hooks=[] if stop is None else [StopBefore(stop, by_epoch)],
         resume=resume,
-        cfg=dict(resume=resume),
+        cfg=dict(resume=resume, **(cfg or {})),
         randomness=dict(seed=seed),
         experiment_name=f'{work_dir.name}{next(COUNT)}',
     )
@@ -241,6 +254,50 @@ def test_an_earlier_longer_training_is_not_resumed(tmp_path):
     assert train(tmp_path, resume=True, stop=2).epoch == 2
 
 
+def test_a_copied_folder_is_resumed_where_it_was(tmp_path):
+    """A copy has other dates, and the pointer still names the original folder."""
+    train(tmp_path / 'original', stop=3)
+    shutil.copytree(tmp_path / 'original', tmp_path / 'copy')
+    for age, epoch in enumerate((2, 1, 3)):
+        date = 1_700_000_000 - age
+        os.utime(tmp_path / f'copy/epoch_{epoch}.pth', (date, date))
+    shutil.rmtree(tmp_path / 'original')
+    assert train(tmp_path / 'copy', resume=True, stop=3).epoch == 3
+
+
+def test_names_of_files_with_digits_of_a_width(tmp_path):
+    options = dict(filename_tmpl='e_{:03d}.pth')
+    train(tmp_path, stop=2, **options)
+    (tmp_path / 'last_checkpoint').unlink()
+    assert train(tmp_path, resume=True, stop=2, **options).epoch == 2
+
+
+@pytest.mark.parametrize('name', ['out_dir', 'backend_args', 'file_client_args'])
+def test_other_places_for_checkpoints_are_refused(name, tmp_path):
+    with pytest.raises(TypeError, match=f'takes no {name}'):
+        SafeCheckpointHook(**{name: None})
+
+
+def test_a_config_that_could_not_be_read_again_is_refused(tmp_path):
+    """Before the training, not when it is resumed."""
+    train(tmp_path / 'plain', stop=1, cfg=dict(a=range(3), b=-float('inf'), c=set()))
+    assert train(tmp_path / 'plain', resume=True, stop=1).epoch == 1
+    with pytest.raises(ValueError, match='not be loaded again: line 1 .* values: data'):
+        train(tmp_path, cfg=dict(data_root=Path('data')))
+    assert not names(tmp_path)
+
+
+def test_a_file_system_without_locks(monkeypatch, tmp_path):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    monkeypatch.setattr(fcntl, 'lockf', fail)
+    train(tmp_path, stop=1)
+    assert names(tmp_path) == ['epoch_1.pth']
+    text = ''.join(log.read_text() for log in tmp_path.glob('*/*.log'))
+    assert 'cannot be locked' in text and 'No locks available' in text
+
+
 def test_what_a_killed_write_left_is_removed(tmp_path):
     (tmp_path / '.unfinished-epoch_1.pth').touch()
     train(tmp_path, stop=0)
@@ -255,7 +312,9 @@ def test_a_second_training_in_the_folder_is_refused(tmp_path):
         'from mmengine.logging import MessageHub, MMLogger\n'
         'from mmghostnetv2.engine import SafeCheckpointHook\n'
         'hub, log = MessageHub.get_instance("a"), MMLogger.get_instance("a")\n'
+        'cfg = SimpleNamespace(pretty_text="a = 1")\n'
         'runner = SimpleNamespace(work_dir=sys.argv[1], logger=log, message_hub=hub)\n'
+        'runner.cfg = cfg\n'
         'hook = SafeCheckpointHook()\n'
         'hook.before_train(runner)\n'
         'print("ready", flush=True)\n'

@@ -254,6 +254,7 @@ def test_self_attention_dilates_by_itself(images):
         (dict(dfc_kernel_sizes=(5, 5)), r'dfc_kernel_sizes .* got \(5, 5\)'),
         (dict(dfc_kernel_sizes=(5, 5, 6)), r'got \(5, 5, 6\)'),
         (dict(dfc_kernel_sizes=-1), 'got -1'),
+        (dict(dfc_kernel_sizes=True), 'got True'),
         (dict(enhance='width'), "enhance .* 'capacity', 'both', got 'width'"),
         (dict(scaling='relu'), "scaling must be .* got 'relu'"),
         (dict(scaling=['clip']), r"scaling must be .* got \['clip'\]"),

@@ -11,6 +11,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmghostnetv2.checkpoint import load_weights
 from mmghostnetv2.models import (
     GhostNet,
     GhostNetSelfAttention,
@@ -99,6 +100,30 @@ def test_init_weights_of_a_deployed_network(images):
     assert network(images(32, 32))[0].abs().max() > 0
 
 
+@pytest.mark.parametrize('version', [GhostNetV2, GhostNetV3])
+@torch.no_grad()
+def test_norms_without_weights(version, images):
+    """They are folded, too, but have nothing that zero_init_residual could change."""
+    options = dict(norm_cfg=dict(type='BN', affine=False), out_indices=(2,))
+    network = randomise(version(**options)).eval()
+    deployed = copy.deepcopy(network)
+    deployed.switch_to_deploy()
+    assert not any(isinstance(m, _BatchNorm) for m in deployed.modules())
+    built = version(deploy=True, **options)
+    built.load_state_dict(network.state_dict())
+    for other in deployed, built:
+        assert_close(other(images(32, 32))[0], network(images(32, 32))[0])
+    with pytest.raises(ValueError, match='zero_init_residual needs norms with weights'):
+        version(zero_init_residual=True, **options).init_weights()
+
+
+def test_part_of_a_norm_is_missing():
+    weights = GhostNetV2(out_indices=(2,)).state_dict()
+    del weights['bn1.running_mean']
+    with pytest.raises(ValueError, match=r'file.pth belongs to .*bn1.running_mean'):
+        load_weights(GhostNetV2(out_indices=(2,), deploy=True), weights, 'file.pth')
+
+
 @torch.no_grad()
 def test_weights_of_a_training_are_folded(network, images):
     """By a deployed network, alone or in a model, when it loads them."""
@@ -124,9 +149,8 @@ def test_mobilenetv2_attention(images):
     options = dict(attention=dict(type='DFCAttention'), widen_factor=0.5)
     network = randomise(module.MobileNetV2Attention(**options))
     network.eval()
-    deployed = module.MobileNetV2Attention(**options, deploy=True)
-    folded = copy.deepcopy(network)
-    folded.switch_to_deploy()
+    deployed = fold_norms(module.MobileNetV2Attention(**options))
+    folded = fold_norms(copy.deepcopy(network))
     deployed.load_state_dict(folded.state_dict(), strict=True)
     x = images(64, 64).to(memory_format=torch.channels_last)
     assert_close(deployed(x)[0], network(x)[0])

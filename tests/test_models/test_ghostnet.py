@@ -401,6 +401,7 @@ def test_with_cp_twice_backward(with_cp, images):
         (dict(widen_factor=float('inf')), ValueError, 'widen_factor .* got inf'),
         (dict(in_channels=0), ValueError, 'in_channels .* got 0'),
         (dict(norm_cfg='BN'), TypeError, "norm_cfg must be a dict .* got 'BN'"),
+        (dict(norm_cfg={}), TypeError, 'norm_cfg must be a dict with a type, got {}'),
         (dict(act_cfg=None), TypeError, 'act_cfg must be a dict .* got None'),
     ],
     ids=str,

@@ -56,6 +56,7 @@ PASSED = 0, 5  # exit status of pytest: no test failed, or there is none
 MODELS = {
     'branches': 'ghostnetv3 fold_norms',
     'cbam': 'plugin_layers complexity',
+    'checks': 'ablations ghostnet ghostnetv3',
     'coordinate_attention': 'plugin_layers complexity',
     'dfc_attention': 'dfc_attention plugin_layers ablations',
     'fold_norms': 'fold_norms',
