@@ -34,7 +34,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from .paths import data_root
-from .safe_loading import check_config, training_objects
+from .safe_loading import require_plain_config, training_objects
 
 
 @CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$', force=True)
@@ -90,7 +90,7 @@ def load_from_file(filename: str, map_location=None):
             checkpoint['state_dict'] = checkpoint.pop('state_dict_ema')
         for text in _configs(checkpoint):
             try:
-                check_config(text)
+                require_plain_config(text)
             except ValueError as error:
                 raise RuntimeError(f'{filename} is unsafe to load: {error}') from error
         _check_weights(checkpoint.get('state_dict', checkpoint), filename)

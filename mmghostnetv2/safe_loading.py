@@ -142,7 +142,7 @@ def training_objects() -> list[Any]:
     return allowed
 
 
-def check_config(text: Any) -> None:
+def require_plain_config(text: Any) -> None:
     """Check that a config only assigns plain values.
 
     mmengine runs the configs of a checkpoint as Python: ``meta['config']`` when it

@@ -580,7 +580,7 @@ def test_code_in_the_config_of_a_checkpoint_is_refused(code, place, tmp_path):
 
 def test_the_line_is_named():
     with pytest.raises(ValueError, match=r'line 3 of its config.*: exit\(\)'):
-        safe_loading.check_config('a = 1\nb = -2.5\nc = dict(d=[exit()])\n')
+        safe_loading.require_plain_config('a = 1\nb = -2.5\nc = dict(d=[exit()])\n')
 
 
 @pytest.mark.parametrize(
@@ -590,11 +590,13 @@ def test_the_line_is_named():
 def test_configs_as_mmengine_saves_them_are_accepted(name):
     pytest.importorskip('mmdet', reason='YOLOv3 inherits from its config')
     text = Config.fromfile(config_path(name)).pretty_text
-    safe_loading.check_config(text)
-    safe_loading.check_config("a = dict({'b c': (1, {2}, None)})\nd = [a, -1]\n")
+    safe_loading.require_plain_config(text)
+    safe_loading.require_plain_config(
+        "a = dict({'b c': (1, {2}, None)})\nd = [a, -1]\n"
+    )
     values = dict(a=range(3), b=range(1, 9, 2), c=slice(None, 2), d=set(), e={1})
     values |= dict(f=float('inf'), g=-float('inf'), h=float('nan'))
-    safe_loading.check_config(Config(values).pretty_text)
+    safe_loading.require_plain_config(Config(values).pretty_text)
 
 
 def test_damaged_files_are_named_by_mmengine(tmp_path):

@@ -16,7 +16,7 @@ from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 
 from ..checkpoint import require_training
 from ..registry import FUNCTIONS, HOOKS, register
-from ..safe_loading import check_config
+from ..safe_loading import require_plain_config
 
 try:
     import fcntl
@@ -212,7 +212,7 @@ class SafeCheckpointHook(CheckpointHook):
         self.file_backend = self._removals = _DelayedRemovals()
         if is_main_process():
             try:
-                check_config(runner.cfg.pretty_text)
+                require_plain_config(runner.cfg.pretty_text)
             except ValueError as error:
                 raise ValueError(
                     f'checkpoints of this training could not be loaded again: {error}'
