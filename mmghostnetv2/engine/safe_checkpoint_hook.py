@@ -95,7 +95,6 @@ class SafeCheckpointHook(CheckpointHook):
       if there are none. In a training by iterations it is so with workers and a seed,
       ``randomness=dict(seed=0)``.
     - A second training in the same folder is refused (not on Windows).
-
     - A training whose config could not be read from its checkpoints is refused.
 
     Args:

@@ -3,7 +3,7 @@
 from math import inf
 
 import torch
-from mmengine.optim import _ParamScheduler
+from mmengine.optim import _ParamScheduler  # mmengine has no public name
 
 from ..registry import PARAM_SCHEDULERS, register
 
