@@ -75,9 +75,11 @@ def main():
     for (left, top, right, bottom), label, score in boxes:
         size = right - left, bottom - top
         panel.add_patch(Rectangle((left, top), *size, fill=False, color=BLUE, lw=1.2))
-        panel.text(
-            right, top, f'{label}  {score:.2f}', fontsize=8, ha='right', va='bottom'
-        )
+        # Digits stand closer above each other than beside each other in this picture.
+        inward = left + right < image.shape[1]
+        x, side = (right + 3, 'left') if inward else (left - 3, 'right')
+        text = f'{label}  {score:.2f}'
+        panel.text(x, (top + bottom) / 2, text, fontsize=8, ha=side, va='center')
 
     panel = parts[2].subplots()
     panel.imshow(image)

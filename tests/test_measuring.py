@@ -15,6 +15,7 @@ from mmghostnetv2.analysis import (
 from mmghostnetv2.analysis.memory import peak_memory
 from mmghostnetv2.analysis.networks import apply_options, copy_weights
 from mmghostnetv2.analysis.running import CUDA_RUNTIMES, random_images
+from mmghostnetv2.deployment.networks import deployable
 from mmghostnetv2.deployment.runtimes import RUNTIMES, flatten
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
@@ -118,6 +119,27 @@ def test_options(peer, option, channels_last):
     assert bool(norms) == (option != '+deploy')
     assert layout(network) == channels_last
     assert_equal(compute(network), compute(peer), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ('library', 'name'),
+    [('mmpretrain', 'ghostnetv2_100_in1k'), ('mmdet', 'yolov3_ghostnetv2_320')],
+)
+def test_predictions(library, name):
+    """The option adds the post-processing."""
+    pytest.importorskip(library)
+    networks = []
+    for text in name, f'{name}+predictions+deploy':
+        torch.manual_seed(0)
+        networks.append(apply_options(randomize_norms(build_network(text)), text))
+    whole, images = deployable(networks[0]), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert_equal(flatten(networks[1](images)), flatten(whole(images)))
+
+
+def test_networks_without_predictions():
+    with pytest.raises(NotImplementedError, match='is not a classifier, detector'):
+        build_network('timm:ghostnetv2_100+predictions')
 
 
 class Scale(nn.Module):

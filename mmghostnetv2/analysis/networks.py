@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..apis import init_model
+from ..deployment.networks import deployable
 from ..models import fold_norms
 
 
@@ -46,7 +47,7 @@ def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
     return model
 
 
-OPTIONS = ('backbone', 'deploy', 'reparameterized', 'channels_last')
+OPTIONS = ('backbone', 'predictions', 'deploy', 'reparameterized', 'channels_last')
 
 
 def has_config(name: str) -> bool:
@@ -78,8 +79,9 @@ def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
             ``TIMMBackbone:NAME``, a network of timm in mmpretrain's wrapper, with
             features of strides 4 to 32 (stages 1, 3, 5 and 7 of GhostNetV2); or
             ``mmpretrain:NAME``, a model of mmpretrain's hub. ``+backbone`` at the end
-            selects only the model's backbone. :func:`apply_options` applies the other
-            options.
+            selects only the model's backbone, and ``+predictions`` adds the
+            post-processing, see :func:`~mmghostnetv2.deployment.networks.deployable`.
+            :func:`apply_options` applies the other options.
         cfg_options (dict, optional): Changes of the config; the keys may have dots.
 
     Returns:
@@ -88,6 +90,7 @@ def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
     Raises:
         ValueError: There is no such network, or it has no config to change.
         ImportError: Its library is not installed.
+        NotImplementedError: Its predictions cannot be exported.
     """
     name, options = split_options(text)
     network: Any = _build(name, cfg_options)
@@ -95,6 +98,8 @@ def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
         if not hasattr(network, 'backbone'):
             raise ValueError(f'{name} has no part named backbone')
         network = network.backbone
+    if 'predictions' in options:
+        network = deployable(network)
     if network.eval() is not network:  # mmpretrain's backbones return None
         network = nn.Sequential(OrderedDict(backbone=network)).eval()
     return network

@@ -5,6 +5,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ..registry import register_model
+from .checks import is_odd
 from .squeeze_excite import make_divisible
 
 
@@ -21,6 +22,9 @@ class CBAM(nn.Module):
         ratio (float): Reduced channels over ``in_channels``, rounded to multiples of 4.
         kernel_size (int): Kernel size of the convolution that gates positions; odd.
         norm_cfg (dict): Config of the normalisation layer.
+
+    Raises:
+        ValueError: ``kernel_size`` is not odd: the gate would have another size.
     """
 
     _abbr_ = 'cbam'
@@ -33,6 +37,8 @@ class CBAM(nn.Module):
         norm_cfg: dict = dict(type='BN'),
     ) -> None:
         super().__init__()
+        if not is_odd(kernel_size):
+            raise ValueError(f'kernel_size must be an odd int, got {kernel_size!r}')
         reduced = make_divisible(in_channels * ratio)
         self.channel_gate = nn.Sequential(
             nn.Conv2d(in_channels, reduced, 1),

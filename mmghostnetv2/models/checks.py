@@ -15,3 +15,8 @@ def check_choice(name: str, value: Any, choices: Iterable) -> None:
 def is_int(value: Any) -> bool:
     """Return whether a value is an int; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_odd(value: Any) -> bool:
+    """Return whether a value is a positive odd int, as kernel sizes must be."""
+    return is_int(value) and value > 0 and value % 2 == 1

@@ -8,7 +8,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ..registry import register_model
-from .checks import check_choice
+from .checks import check_choice, is_odd
 
 
 def hard_sigmoid(logits: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class DFCAttention(nn.Sequential):
         norm_cfg (dict): Config of the normalisation layers.
 
     Raises:
-        ValueError: ``kernel_size`` is even, which would change the size of the gate, or
+        ValueError: ``kernel_size`` is not odd: the gate would have another size; or
             another argument is not one of the allowed values.
     """
 
@@ -100,8 +100,8 @@ class DFCAttention(nn.Sequential):
         up_sampling: str = 'nearest',
         norm_cfg: dict = dict(type='BN'),
     ) -> None:
-        if kernel_size % 2 == 0:
-            raise ValueError(f'kernel_size must be odd, got {kernel_size}')
+        if not is_odd(kernel_size):
+            raise ValueError(f'kernel_size must be an odd int, got {kernel_size!r}')
         check_choice('scaling', scaling, SCALINGS)
         check_choice('scaling_position', scaling_position, SCALING_POSITIONS)
         check_choice('down_sampling', down_sampling, DOWN_SAMPLINGS)

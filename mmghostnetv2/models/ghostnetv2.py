@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from ..registry import register_model
-from .checks import is_int
+from .checks import is_odd
 from .dfc_attention import DFCAttention
 from .ghostnet import GhostNet
 
@@ -80,8 +80,7 @@ class GhostNetV2(GhostNet):
             )
         sizes: Any = dfc_kernel_sizes
         sizes = sizes if isinstance(sizes, Sequence) else [sizes] * 3
-        is_odd = (is_int(x) and x > 0 and x % 2 == 1 for x in sizes)
-        if len(sizes) != 3 or not all(is_odd):
+        if len(sizes) != 3 or not all(map(is_odd, sizes)):
             raise ValueError(
                 'dfc_kernel_sizes must be an odd int, or one for each of the stages 1, '
                 f'2 and 3, got {dfc_kernel_sizes!r}'

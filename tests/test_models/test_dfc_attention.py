@@ -222,7 +222,8 @@ def test_norm_cfg():
 @pytest.mark.parametrize(
     ('kwargs', 'said'),
     [
-        (dict(kernel_size=4), 'kernel_size must be odd, got 4'),
+        (dict(kernel_size=4), 'kernel_size must be an odd int, got 4'),
+        (dict(kernel_size=3.0), 'kernel_size must be an odd int, got 3.0'),
         (dict(scaling='tanh'), "scaling must be one of 'sigmoid', .* got 'tanh'"),
         (dict(scaling_position='BF'), "'before', 'after', got 'BF'"),
         (dict(down_sampling='nearest'), "'average', 'max', 'bilinear', got 'nearest'"),

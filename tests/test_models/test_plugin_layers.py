@@ -110,6 +110,11 @@ def test_coordinate_attention(training, x):
     torch.testing.assert_close(layer(x), expected)
 
 
+def test_cbam_refuses_even_kernels():
+    with pytest.raises(ValueError, match='kernel_size must be an odd int, got 4'):
+        CBAM(8, kernel_size=4)
+
+
 def test_reduced_channels():
     """A 16th in CBAM; a 32nd in CA, but eight at least."""
     assert CBAM(192).channel_gate[0].out_channels == 12

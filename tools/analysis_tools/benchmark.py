@@ -11,7 +11,8 @@ features of strides 4 to 32; or mmpretrain:NAME. Options follow a plus sign: +ba
 takes the backbone alone, +deploy merges branches and folds the batch norms,
 +reparameterized merges the branches of a network of timm as timm does, and
 +channels_last sets torch's memory format. A network is timed from the normalised image
-to the outputs of its head.
+to the outputs of its head, or with +predictions to the boxes that non-maximum
+suppression leaves, the labels of pixels or the scores.
 
 The weights are random. Before the timing, the outputs of each network must equal those
 of the same network in torch without options, within 1e-4 of their largest value (1e-3
