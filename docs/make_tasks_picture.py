@@ -78,7 +78,7 @@ def main():
         # Digits stand closer above each other than beside each other in this picture.
         inward = left + right < image.shape[1]
         x, side = (right + 3, 'left') if inward else (left - 3, 'right')
-        text = f'{label}  {score:.2f}'
+        text = f'{label}\n{score:.2f}'
         panel.text(x, (top + bottom) / 2, text, fontsize=8, ha=side, va='center')
 
     panel = parts[2].subplots()

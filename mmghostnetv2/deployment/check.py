@@ -1,5 +1,6 @@
 """Comparison of an exported model with torch and with its library's ``predict``."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -119,14 +120,29 @@ def _require_same_labels(outputs, expected, runtime: str) -> str:
     return f'agree: {share:.3%} of the labels'
 
 
-def _require_same_boxes(outputs, expected, side: int, runtime: str) -> str:
-    """Match boxes of equal labels one to one; corner errors are shares of ``side``."""
+def require_same_boxes(
+    outputs: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
+    side: int,
+    runtime: str,
+) -> str:
+    """Raise unless a runtime finds the boxes that are expected in an image.
+
+    Both are dets (1, K, 5) and labels (1, K), as
+    :class:`~mmghostnetv2.deployment.networks.Detector` returns them. Boxes of equal
+    labels are matched one to one; errors of corners are shares of ``side``, the longer
+    side of the image in pixels. The result says how many are equal.
+
+    Raises:
+        RuntimeError: More than one of 100 boxes differs, or their order is wrong.
+    """
     # Only detectors need SciPy, so it is part of the extra 'det' alone.
     from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
     (dets,), (labels,) = outputs
     (theirs,), (their_labels,) = expected
     dets, labels = dets[labels >= 0], labels[labels >= 0]
+    theirs, their_labels = theirs[their_labels >= 0], their_labels[their_labels >= 0]
     if (np.diff(dets[:, 4]) > 0).any():
         raise RuntimeError(f'{runtime} does not return the best boxes first')
     scale = np.array([*[side] * 4, 1])  # corners in pixels, scores from 0 to 1
@@ -170,7 +186,7 @@ def require_predictions(
     outputs = session(network_input(model, pixels, preprocess))
     expected, task = library_predict(model, pixels), find_task(model)
     if task == 'detection':
-        return _require_same_boxes(outputs, expected, max(pixels.shape), runtime)
+        return require_same_boxes(outputs, expected, max(pixels.shape), runtime)
     if task == 'classification':
         require_equal(outputs, expected, TOLERANCE, runtime)
         return f'agree: scores within {np.abs(outputs[0] - expected[0]).max():.1e}'
