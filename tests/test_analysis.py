@@ -206,6 +206,29 @@ def test_outputs_must_be_the_expected_ones(tmp_path, runtime, factor, refused):
         analysis.build_runner(*arguments)
 
 
+class Boxes(nn.Module):
+    """Two boxes in each of two images, the best ones first."""
+
+    output_names = 'dets', 'labels'
+
+    def forward(self, images):
+        corners = torch.tensor([[1.0, 1, 5, 5], [2, 2, 9, 9]])
+        scores = torch.tensor([0.5 + 1e-6, 0.5])
+        dets = torch.cat([corners, scores[:, None]], 1)
+        return dets.repeat(2, 1, 1), torch.tensor([[3, 4], [3, 4]])
+
+
+def test_boxes_may_change_places(tmp_path):
+    """If their scores are equal but for rounding; their labels may not."""
+    dets, labels = flatten(Boxes()(None))
+    dets[1], labels[1] = dets[1, ::-1].copy(), labels[1, ::-1].copy()
+    arguments = Boxes(), SHAPE, 'torch', 1, tmp_path, [dets, labels]
+    analysis.build_runner(*arguments)
+    labels[1, 0] = 5
+    with pytest.raises(RuntimeError, match='torch lacks 1 of the 2 boxes'):
+        analysis.build_runner(*arguments)
+
+
 def test_an_unknown_runtime_is_named(tmp_path):
     with pytest.raises(ValueError, match="'onnxruntime', 'torch', .*, got 'tvm'"):
         analysis.build_runner(Small(), SHAPE, 'tvm', 1, tmp_path / 'a')

@@ -81,7 +81,9 @@ def build_runner(
     model = RUNTIMES[runtime].convert(network, images, path)
     run = start(model, shape, runtime, threads)
     if getattr(network, 'output_names', ()) == ('dets', 'labels'):
-        require_same_boxes(run(), expected, max(shape[2:]), runtime)
+        # Rounding may change the order of boxes whose scores are almost equal.
+        for dets, labels, *theirs in zip(*run(), *expected, strict=True):
+            require_same_boxes((dets, labels), theirs, max(shape[2:]), runtime)
     else:
         require_equal(run(), expected, TOLERANCE, runtime)
     return run, model

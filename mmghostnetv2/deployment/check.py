@@ -128,10 +128,10 @@ def require_same_boxes(
 ) -> str:
     """Raise unless a runtime finds the boxes that are expected in an image.
 
-    Both are dets (1, K, 5) and labels (1, K), as
-    :class:`~mmghostnetv2.deployment.networks.Detector` returns them. Boxes of equal
-    labels are matched one to one; errors of corners are shares of ``side``, the longer
-    side of the image in pixels. The result says how many are equal.
+    Both are dets (K, 5) and labels (K,), as
+    :class:`~mmghostnetv2.deployment.networks.Detector` returns them for each image.
+    Boxes of equal labels are matched one to one; errors of corners are shares of
+    ``side``, the longer side of the image in pixels. The result says how many agree.
 
     Raises:
         RuntimeError: More than one of 100 boxes differs, or their order is wrong.
@@ -139,8 +139,7 @@ def require_same_boxes(
     # Only detectors need SciPy, so it is part of the extra 'det' alone.
     from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
-    (dets,), (labels,) = outputs
-    (theirs,), (their_labels,) = expected
+    (dets, labels), (theirs, their_labels) = outputs, expected
     dets, labels = dets[labels >= 0], labels[labels >= 0]
     theirs, their_labels = theirs[their_labels >= 0], their_labels[their_labels >= 0]
     if (np.diff(dets[:, 4]) > 0).any():
@@ -186,7 +185,8 @@ def require_predictions(
     outputs = session(network_input(model, pixels, preprocess))
     expected, task = library_predict(model, pixels), find_task(model)
     if task == 'detection':
-        return require_same_boxes(outputs, expected, max(pixels.shape), runtime)
+        ours, theirs = ([array[0] for array in x] for x in (outputs, expected))
+        return require_same_boxes(ours, theirs, max(pixels.shape), runtime)
     if task == 'classification':
         require_equal(outputs, expected, TOLERANCE, runtime)
         return f'agree: scores within {np.abs(outputs[0] - expected[0]).max():.1e}'

@@ -449,7 +449,7 @@ def parse_args(argv):
     except ValueError as error:
         parser.error(str(error))
     cuda, trainable = args.device == 'cuda', {'torch', 'compiled'}
-    folded = any('deploy' in options for _, options in names)
+    fixed = any({'deploy', 'predictions'} & set(options) for _, options in names)
     runtimes = CUDA_RUNTIMES if cuda else CPU_RUNTIMES
     other = [runtime for runtime in args.runtime if runtime not in runtimes]
     allowed = f'--runtime {", ".join(runtimes)}, got {", ".join(map(repr, other))}'
@@ -464,8 +464,8 @@ def parse_args(argv):
         (args.memory and cuda, '--memory takes --device cpu'),
         (cuda and not torch.cuda.is_available(), '--device cuda: torch finds no GPU'),
         (
-            args.train and folded,
-            '--train takes no +deploy: folded networks cannot be trained',
+            args.train and fixed,
+            '--train takes no +deploy and no +predictions, which cannot be trained',
         ),
     ):
         if wrong:
