@@ -34,14 +34,13 @@ def family_of(network: str) -> str:
 def place_names(
     panel: Axes, names: Sequence[tuple[float, float, str]], colour: str = 'black'
 ) -> None:
-    """Write names beside points, where they cover neither names nor points.
+    """Write names beside points, where they cover no other name, point or line.
 
     The figure must be finished, because its layout is kept from now on, and be saved
     with the dpi that it has.
 
     Args:
-        panel (Axes): Panel that the names are written into. Lines, whose points stay
-            free, may pass behind a name.
+        panel (Axes): Panel that the names are written into.
         names (Sequence[tuple]): x and y of a point in the panel's data, and its name.
         colour (str): Colour of the names.
     """
@@ -55,6 +54,9 @@ def place_names(
         for line in panel.lines
         for x, y in panel.transData.transform(line.get_xydata())
     ]
+    # A line without style has points alone.
+    lines = [line for line in panel.lines if line.get_linestyle() != 'None']
+    paths = [line.get_path().transformed(panel.transData) for line in lines]
     if legend := panel.get_legend():
         taken.append(legend.get_window_extent())
     halo = [withStroke(linewidth=2, foreground='white')]
@@ -69,6 +71,7 @@ def place_names(
             text.set(ha=sides[0], va=sides[1])
             box = text.get_window_extent()
             free = not any(box.overlaps(other) for other in taken)
+            free &= not any(path.intersects_bbox(box, filled=False) for path in paths)
             if free and inside.contains(*box.min) and inside.contains(*box.max):
                 break
         taken.append(box)

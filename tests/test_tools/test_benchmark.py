@@ -278,13 +278,14 @@ def test_families_are_told_apart_without_colour():
 
 
 def test_names_cover_nothing():
-    """Not each other, nor the points, nor the legend, even of points that lie close."""
+    """Not each other, points, lines or the legend, even of points that lie close."""
     rng = np.random.default_rng(0)
     figure = Figure(dpi=110, layout='constrained')
     panel = figure.subplots()
     points = [(1, 1), (1, 1.01), (1.01, 1), (0, 0), (3, 3), *rng.uniform(0, 3, (9, 2))]
     for x, y in points:
         panel.plot(x, y, 'o', label='a' if x == 3 else None)
+    panel.plot([1, 2.9], [1, 1.02])
     panel.legend(loc='upper left')
     names = [(x, y, f'network number {i}') for i, (x, y) in enumerate(points)]
     place_names(panel, names)
@@ -293,9 +294,11 @@ def test_names_cover_nothing():
     assert [text.get_text() for text in texts] == [name for *_, name in names]
     boxes = [text.get_window_extent() for text in texts]
     obstacles = [*boxes, panel.get_legend().get_window_extent()]
+    line = np.linspace((1, 1), (2.9, 1.02), 999)
     for box in boxes:
         assert sum(box.overlaps(other) for other in obstacles) == 1  # itself
-        assert not any(box.contains(*p) for p in panel.transData.transform(points))
+        free = panel.transData.transform([*points, *line])
+        assert not any(box.contains(*p) for p in free)
         for corner in (box.min, box.max):
             assert panel.get_window_extent().contains(*corner)
     # near its point, or tied to it by a line
