@@ -354,7 +354,7 @@ def test_plot_of_latency_over_resolution(tool, monkeypatch, tmp_path):
         ('a a', 'the same NETWORK is given twice'),
         (
             'a+b',
-            "an option is one of backbone, deploy, .*, got 'b'",
+            "an option is one of backbone, predictions, deploy, .*, got 'b'",
         ),
         ('a --images 224', "must be BATCHxSIDE or .*, got '224'"),
         ('a --images 1x0', "must be BATCHxSIDE or .*, got '1x0'"),
