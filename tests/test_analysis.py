@@ -321,13 +321,14 @@ def test_lower_bound():
         macs / 1e9 < found for (macs, *_), found in zip(costs, expected, strict=True)
     ]
     assert by_traffic == [False, False, True]
-    bound = analysis.lower_bound(network, images, peaks)
+    bound = peaks.lower_bound(analysis.layer_costs(network, images))
     assert bound == pytest.approx(sum(expected))
     # beyond the last size the rate is that of the last, below the first of the first
-    slow = analysis.lower_bound(network, torch.rand(9, 3, 99, 99), peaks)
+    slow = peaks.lower_bound(analysis.layer_costs(network, torch.rand(9, 3, 99, 99)))
     values = 9 * 99 * 99 * 16 + 200
     assert slow > 4 * values / 1e8
-    assert analysis.lower_bound(layers[-1], torch.rand(1, 8), peaks) == 26 * 4 / 4e9
+    last = analysis.layer_costs(layers[-1], torch.rand(1, 8))
+    assert last == [(16, 26 * 4)] and peaks.lower_bound(last) == 26 * 4 / 4e9
 
 
 def test_peaks():
@@ -345,4 +346,4 @@ def test_peaks():
         runs = {'network': lambda: network(images)}
         seconds = analysis.time_interleaved(runs, 5)['network']
     torch.set_num_threads(threads)
-    assert analysis.lower_bound(network, images, peaks) < min(seconds)
+    assert peaks.lower_bound(analysis.layer_costs(network, images)) < min(seconds)

@@ -170,9 +170,12 @@ class BenchmarkTable(SphinxDirective):
             if len({row[name] for row in rows}) > 1
         }
         columns['Network'] = [
-            re.sub(r'^.*[/:]|\.py(?=\+|$)|\+(?!reparameterized)\w+', '', row['network'])
+            re.sub(r'^.*[/:]|\.py(?=\+|$)|\+(deploy|channels_last)', '', row['network'])
             for row in rows
         ]
+        if rows[0].get('flops'):
+            for title, name in (('Parameters, M', 'parameters'), ('FLOPs, M', 'flops')):
+                columns[title] = [f'{float(row[name]) / 1e6:.1f}' for row in rows]
         numbers = {'ms': 'milliseconds_median', 'Ratio': 'ratio_median'}
         if all(row['megabytes'] for row in rows):
             numbers['Memory, MB'] = 'megabytes'

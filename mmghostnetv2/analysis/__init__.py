@@ -10,7 +10,7 @@ from .latency import (
     randomize_norms,
     time_interleaved,
 )
-from .limits import Peaks, lower_bound, measure_peaks
+from .limits import Peaks, layer_costs, measure_peaks
 from .networks import build_network
 from .running import build_cuda_runner, build_runner, training_step
 
@@ -24,7 +24,7 @@ __all__ = [
     'count_blocks',
     'describe_machine',
     'fit_power',
-    'lower_bound',
+    'layer_costs',
     'measure_peaks',
     'paired_ratios',
     'quartiles',

@@ -4,7 +4,7 @@ The roofline model: a convolution takes at least as long as its multiply-accumul
 the rate of a large matrix product, and as moving its tensors at the rate of a copy.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -26,8 +26,16 @@ class Peaks(NamedTuple):
     macs: float
     bandwidth: Mapping[int, float]
 
-    def seconds(self, macs: float, traffic: float) -> float:
-        """Return the least seconds of a layer that moves ``traffic`` bytes."""
+    def lower_bound(self, costs: Iterable[tuple[float, float]]) -> float:
+        """Return the seconds that layers take at least, one by one.
+
+        ``costs`` are those of :func:`layer_costs`. A runtime that keeps the output of a
+        layer in cache for the next one, or that multiplies with fewer operations, can
+        be faster.
+        """
+        return sum(self._seconds(*cost) for cost in costs)
+
+    def _seconds(self, macs: float, traffic: float) -> float:
         sizes = [size for size in self.bandwidth if size <= traffic]
         rate = self.bandwidth[max(sizes, default=min(self.bandwidth))]
         return max(macs / self.macs, traffic / rate)
@@ -69,28 +77,25 @@ def measure_peaks(threads: int) -> Peaks:
     return Peaks(macs, bandwidth)
 
 
-def lower_bound(network: nn.Module, images: Tensor, peaks: Peaks) -> float:
-    """Return the seconds that the layers of a network take at least, one by one.
+def layer_costs(network: nn.Module, images: Tensor) -> list[tuple[int, int]]:
+    """Return the multiply-accumulates of each layer, and the bytes that it moves.
 
     Args:
         network (nn.Module): Is run once. Convolutions and linear layers count, with
             their inputs, weights and outputs in float32. Everything else counts as
             free.
         images (Tensor): Batch of images, (N, C, H, W).
-        peaks (Peaks): What the machine reaches.
 
     Returns:
-        float: Seconds. A runtime that keeps the output of a layer in cache for the next
-        one, or that multiplies with fewer operations, can be faster.
+        list[tuple[int, int]]: One item for each call of a layer.
     """
-    total = 0.0
+    costs = []
 
     def add(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
         # Each output is the product of one filter, or one row, with its inputs.
         macs = output.numel() * layer.weight[0].numel()
         values = inputs[0].numel() + layer.weight.numel() + output.numel()
-        total += peaks.seconds(macs, 4 * values)
+        costs.append((macs, 4 * values))
 
     layers = [layer for layer in network.modules() if isinstance(layer, LAYERS)]
     hooks = [layer.register_forward_hook(add) for layer in layers]
@@ -100,4 +105,4 @@ def lower_bound(network: nn.Module, images: Tensor, peaks: Peaks) -> float:
     finally:
         for hook in hooks:
             hook.remove()
-    return total
+    return costs

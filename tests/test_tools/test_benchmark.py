@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
-from mmghostnetv2.analysis import Peaks, build_network, lower_bound
+from mmghostnetv2.analysis import Peaks, build_network, count, layer_costs
+from mmghostnetv2.analysis.networks import apply_options
 from mmghostnetv2.analysis.plotting import FAMILIES, family_of, place_names
 
 from ..conftest import ROOT
@@ -88,19 +89,27 @@ def test_tables(run, tool, monkeypatch, tmp_path):
     settings = [('1', '1x64x64'), ('2', '1x64x64'), ('1', '4x64x96'), ('2', '4x64x96')]
     assert [(row[1], row[2]) for row in rows[::2]] == settings
     lines = read_csv(tmp_path)
-    limit, (_, twice) = rows[4][6:8], rows[6][6:8]
+    limit, (_, twice) = rows[4][8:10], rows[6][8:10]
     images, peaks = torch.rand(4, 3, 64, 96), Peaks(1e20, {1: 1e9})
-    expected = 1e3 * lower_bound(build_network(THEIRS), images, peaks)
+    theirs = build_network(THEIRS)
+    expected = 1e3 * peaks.lower_bound(layer_costs(theirs, images))
     assert float(limit[0]) == pytest.approx(expected, abs=0.01)
+    # mmengine counts them, too; folded norms have no parameters
+    ours = apply_options(build_network(DEPLOY), DEPLOY)
+    sizes = [
+        [f'{number / 1e6:.2f}' for number in count(network, (64, 96))]
+        for network in (theirs, ours)
+    ]
     assert float(limit[1]) == pytest.approx(200 / float(limit[0]), abs=0.01)
     assert float(twice) == pytest.approx(float(limit[1]) / 2, abs=0.01)
     assert rows[4][3:] == [
-        THEIRS, '200.00 (150.00 to 300.00)', '1.000 (1.000 to 1.000)', *limit, '20.00'
+        THEIRS, *sizes[0], '200.00 (150.00 to 300.00)', '1.000 (1.000 to 1.000)',
+        *limit, '20.00',
     ]  # fmt: skip
     # the ratio is the median of 0.4, 0.5 and 0.25, not the medians' ratio 0.5
     assert rows[5][3:] == [
-        DEPLOY, '100.00 (70.00 to 100.00)', '0.400 (0.325 to 0.450)', limit[0],
-        f'{100 / float(lines[4]["limit"]):.2f}', '40.00',
+        DEPLOY, *sizes[1], '100.00 (70.00 to 100.00)', '0.400 (0.325 to 0.450)',
+        limit[0], f'{100 / float(lines[4]["limit"]):.2f}', '40.00',
     ]  # fmt: skip
     assert len(lines) == 8
     assert lines[5] == {
@@ -118,6 +127,8 @@ def test_tables(run, tool, monkeypatch, tmp_path):
         'per_second': '40',
         'megabytes': '',
         'limit': lines[4]['limit'],
+        'parameters': lines[5]['parameters'],
+        'flops': lines[5]['flops'],
     }
     text = (tmp_path / 'benchmark.md').read_text()
     assert f'- `python tools/analysis_tools/benchmark.py {argv} --out-dir' in text

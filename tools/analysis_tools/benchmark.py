@@ -22,6 +22,7 @@ ratios to the first network are taken within a round.
 For inference on a CPU, the tool first measures the rates of matrix products and copies.
 From these it computes how long the convolutions and linear layers of each network take
 at least. This is *limit* in the table, and *times limit* is the measured time over it.
+*FLOPs* are the multiply-accumulates of these layers for one image.
 
 The tool writes benchmark.md and benchmark.csv. With --plot it also draws accuracy over
 latency into benchmark.png, for networks whose accuracy is known, and latency over
@@ -55,7 +56,7 @@ from mmghostnetv2.analysis import (
     build_runner,
     describe_machine,
     fit_power,
-    lower_bound,
+    layer_costs,
     measure_peaks,
     paired_ratios,
     quartiles,
@@ -164,21 +165,23 @@ def prepare(networks, expected, shape, runtime, threads, args, folder):
     return runners, models
 
 
-def compute_limits(networks, shape, peaks):
-    """Return the least milliseconds of all networks, {name: milliseconds}."""
-    images, limits = random_images(shape), {}
+def compute_costs(networks, shape):
+    """Return {name: (parameters, costs of the layers)} of all networks."""
+    images, found = random_images(shape), {}
     for name, network in networks.items():
         network = apply_options(deepcopy(network), name)
-        limits[name] = 1e3 * lower_bound(network, images, peaks)
-    return limits
+        number = sum(p.numel() for p in network.parameters())
+        found[name] = number, layer_costs(network, images)
+    return found
 
 
-def measure(networks, expected, shape, runtime, threads, limits, args):
+def measure(networks, expected, shape, runtime, threads, costs, peaks, args):
     """Time all networks in one setting and return a row of results for each.
 
     A ratio is the time divided by that of the first network in the same round,
-    ``added`` is the median difference from it in milliseconds, and ``limit`` is what
-    :func:`compute_limits` returned.
+    ``added`` is the median difference from it in milliseconds, ``flops`` are
+    multiply-accumulates of one image, and ``limit`` is in milliseconds. The last two
+    and ``parameters`` are left out without ``peaks``.
     """
     with TemporaryDirectory() as folder:
         runners, models = prepare(
@@ -205,7 +208,11 @@ def measure(networks, expected, shape, runtime, threads, limits, args):
             row |= {f'{what}_{end}': n for end, n in spread._asdict().items()}
         row['added'] = np.median(milliseconds - 1e3 * np.array(seconds[first]))
         row['per_second'] = batch / np.median(values)
-        row |= dict(megabytes=memory[name], limit=limits.get(name))
+        row |= dict(megabytes=memory[name], limit=None, parameters=None, flops=None)
+        if peaks:
+            row['parameters'], layers = costs[name]
+            row['limit'] = 1e3 * peaks.lower_bound(layers)
+            row['flops'] = sum(macs for macs, _ in layers) / batch
         rows.append(row)
     return rows
 
@@ -215,15 +222,14 @@ def measure_all(args, peaks):
 
     ``peaks`` are those of the machine by the number of threads.
     """
-    networks, rows, expected, limits = build_networks(args), [], {}, {}
+    networks, rows, expected, costs = build_networks(args), [], {}, {}
     settings = list(product(args.images, args.runtime, args.threads))
     for shape, runtime, threads in progress(settings, 'settings'):
         if not args.train and shape not in expected:
             expected = {shape: compute_expected(networks, shape, args)}
-        if peaks and (shape, threads) not in limits:
-            found = compute_limits(networks, shape, peaks[threads])
-            limits[shape, threads] = found
-        setting = shape, runtime, threads, limits.get((shape, threads), {})
+        if peaks and shape not in costs:
+            costs[shape] = compute_costs(networks, shape)
+        setting = shape, runtime, threads, costs.get(shape), peaks.get(threads)
         rows += measure(networks, expected.get(shape), *setting, args)
     rows.sort(key=lambda row: args.runtime.index(row['runtime']))
     return pd.DataFrame(rows)
@@ -232,6 +238,9 @@ def measure_all(args, peaks):
 def tabulate(results):
     """Return the results as the lines of a Markdown table."""
     table = results[SETTING].copy()
+    if results.flops.notna().all():
+        for what, title in (('parameters', 'parameters, M'), ('flops', 'FLOPs, M')):
+            table[title] = (results[what] / 1e6).map('{:.2f}'.format)
     for what, title, digits in (('milliseconds', 'ms', 2), ('ratio', 'ratio', 3)):
         spreads = results[[f'{what}_{end}' for end in Quartiles._fields]].to_numpy()
         table[title] = [Quartiles(*spread).spread(digits) for spread in spreads]
