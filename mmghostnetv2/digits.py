@@ -200,8 +200,12 @@ def make_set(
     # Ctrl-C reaches all processes. The workers ignore it, so that it is reported once.
     ignore = signal.SIGINT, signal.SIG_IGN
     pool = ProcessPoolExecutor(args.workers, initializer=signal.signal, initargs=ignore)
-    with written(out) as root, pool:
-        for split, indices in splits.items():
-            draw_split(root, split, indices, args, pool)
+    with written(out) as root:
+        try:
+            for split, indices in splits.items():
+                draw_split(root, split, indices, args, pool)
+        finally:
+            # After an error, the end of a `with` would first draw all other pictures.
+            pool.shutdown(cancel_futures=True)
         (root / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
     return args

@@ -295,6 +295,19 @@ def test_a_failure_half_way_leaves_the_old_set(few, digits, monkeypatch):
     assert [path.name for path in digits.parent.iterdir()] == ['digits']
 
 
+def test_a_failure_draws_no_more(tool, tmp_path, monkeypatch):
+    jobs = []
+
+    def draw_split(root, split, indices, args, pool):
+        jobs.extend(pool.submit(time.sleep, 0.1) for _ in range(50))
+        raise OSError('disk full')
+
+    monkeypatch.setattr(tool, 'draw_split', draw_split)
+    with pytest.raises(OSError, match='disk full'):
+        tool.main(['--out-dir', str(tmp_path / 'digits'), '--workers', '1'])
+    assert any(job.cancelled() for job in jobs)
+
+
 def test_works_without_hard_links(tool, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError('no links here')
