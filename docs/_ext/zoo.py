@@ -174,8 +174,9 @@ class BenchmarkTable(SphinxDirective):
             for row in rows
         ]
         if rows[0].get('flops'):
-            for title, name in (('Parameters, M', 'parameters'), ('FLOPs, M', 'flops')):
-                columns[title] = [f'{float(row[name]) / 1e6:.1f}' for row in rows]
+            counts = ('Parameters, M', 'parameters', 1), ('FLOPs, M', 'flops', 0)
+            for title, name, digits in counts:
+                columns[title] = [f'{float(row[name]) / 1e6:.{digits}f}' for row in rows]
         numbers = {'ms': 'milliseconds_median', 'Ratio': 'ratio_median'}
         if all(row['megabytes'] for row in rows):
             numbers['Memory, MB'] = 'megabytes'
