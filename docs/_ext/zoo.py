@@ -176,7 +176,8 @@ class BenchmarkTable(SphinxDirective):
         if rows[0].get('flops'):
             counts = ('Parameters, M', 'parameters', 1), ('FLOPs, M', 'flops', 0)
             for title, name, digits in counts:
-                columns[title] = [f'{float(row[name]) / 1e6:.{digits}f}' for row in rows]
+                millions = [float(row[name]) / 1e6 for row in rows]
+                columns[title] = [f'{value:.{digits}f}' for value in millions]
         numbers = {'ms': 'milliseconds_median', 'Ratio': 'ratio_median'}
         if all(row['megabytes'] for row in rows):
             numbers['Memory, MB'] = 'megabytes'
