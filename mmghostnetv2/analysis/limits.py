@@ -82,8 +82,7 @@ def layer_costs(network: nn.Module, images: Tensor) -> list[tuple[int, int]]:
 
     Args:
         network (nn.Module): Is run once. Convolutions and linear layers count, with
-            their inputs, weights and outputs in float32. Everything else counts as
-            free.
+            their inputs, weights and outputs in float32. Everything else is left out.
         images (Tensor): Batch of images, (N, C, H, W).
 
     Returns:
