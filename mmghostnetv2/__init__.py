@@ -12,6 +12,7 @@ A config needs only
 ``custom_imports = dict(imports=['mmghostnetv2'], allow_failed_imports=False)``.
 """
 
+import gc
 import re
 import sys
 import warnings
@@ -69,18 +70,26 @@ def _check_dependencies() -> None:
         )
 
 
-_check_dependencies()
+# The libraries make a million objects when they are imported, and Python would search
+# them for garbage again and again, half a second in all.
+_was_collecting = gc.isenabled()
+gc.disable()
+try:
+    _check_dependencies()
 
-if find_spec('mmcv._ext') is None and find_spec('torchvision'):
-    from .mmcv_operators import provide_operators
+    if find_spec('mmcv._ext') is None and find_spec('torchvision'):
+        from .mmcv_operators import provide_operators
 
-    provide_operators()
+        provide_operators()
 
-from . import checkpoint, engine, models  # noqa: E402
-from .apis import config_path, init_model, list_configs, register_models  # noqa: E402
-from .models import *  # noqa: E402, F403
+    from . import checkpoint, engine, models
+    from .apis import config_path, init_model, list_configs, register_models
+    from .models import *  # noqa: F403
 
-register_models()
+    register_models()
+finally:
+    if _was_collecting:
+        gc.enable()
 
 __all__ = [
     '__version__',

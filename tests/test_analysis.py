@@ -229,6 +229,23 @@ def test_boxes_may_change_places(tmp_path):
         analysis.build_runner(*arguments)
 
 
+@needs_onnxruntime
+def test_8_bits_are_compared_before_they_are_rounded(tmp_path):
+    network = seeded(Small)
+    floats, path = analysis.build_runner(network, SHAPE, 'onnxruntime', 1, tmp_path)
+    expected, size = floats(), path.stat().st_size
+    arguments = network, SHAPE, 'onnxruntime', 1, tmp_path, expected
+    run, path = analysis.build_runner(*arguments, int8=True)
+    assert path.stat().st_size != size
+    error = max(np.abs(a - b).max() for a, b in zip(run(), expected, strict=True))
+    assert 1e-4 < error < 0.2
+    wrong = *arguments[:-1], [2 * array for array in expected]
+    with pytest.raises(RuntimeError, match='differs'):
+        analysis.build_runner(*wrong, int8=True)
+    with pytest.raises(ValueError, match='torch has no 8 bits'):
+        analysis.build_runner(Small(), SHAPE, 'torch', 1, tmp_path, int8=True)
+
+
 def test_an_unknown_runtime_is_named(tmp_path):
     with pytest.raises(ValueError, match="'onnxruntime', 'torch', .*, got 'tvm'"):
         analysis.build_runner(Small(), SHAPE, 'tvm', 1, tmp_path / 'a')

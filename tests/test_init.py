@@ -1,5 +1,6 @@
 """What importing the package says when the environment does not suit it."""
 
+import subprocess
 import sys
 import types
 
@@ -57,3 +58,20 @@ def test_pkg_resources(mmengine, has_pkg_resources, warns, monkeypatch, recwarn)
     mmghostnetv2._check_dependencies()
     said = [str(w.message) for w in recwarn if 'setuptools<81' in str(w.message)]
     assert bool(said) == warns
+
+
+def test_garbage_collection_stays_on_or_off():
+    """Also if the import fails."""
+    code = """if True:
+        import gc, sys
+        sys.modules['mmcv'] = None
+        try:
+            import mmghostnetv2
+        except ImportError:
+            assert gc.isenabled()
+        gc.disable()
+        del sys.modules['mmcv']
+        import mmghostnetv2
+        assert not gc.isenabled()
+    """
+    subprocess.run([sys.executable, '-c', code], check=True)

@@ -47,7 +47,14 @@ def fix_regions(model: nn.Module, number: int = 100) -> nn.Module:
     return model
 
 
-OPTIONS = ('backbone', 'predictions', 'deploy', 'reparameterized', 'channels_last')
+OPTIONS = (
+    'backbone',
+    'predictions',
+    'deploy',
+    'reparameterized',
+    'channels_last',
+    'int8',
+)
 
 
 def has_config(name: str) -> bool:
@@ -81,7 +88,8 @@ def build_network(text: str, cfg_options: dict | None = None) -> nn.Module:
             ``mmpretrain:NAME``, a model of mmpretrain's hub. ``+backbone`` at the end
             selects only the model's backbone, and ``+predictions`` adds the
             post-processing, see :func:`~mmghostnetv2.deployment.networks.deployable`.
-            :func:`apply_options` applies the other options.
+            :func:`apply_options` applies the other options, except ``+int8``, which is
+            one of :func:`~mmghostnetv2.analysis.build_runner`.
         cfg_options (dict, optional): Changes of the config; the keys may have dots.
 
     Returns:

@@ -48,6 +48,7 @@ def build_runner(
     threads: int,
     path: Path,
     expected: Sequence[np.ndarray] | None = None,
+    int8: bool = False,
 ) -> tuple[Runner, nn.Module | Path]:
     """Prepare a network for timing on the CPU, and check its outputs there.
 
@@ -61,24 +62,29 @@ def build_runner(
         path (Path): File for the runtime, without its suffix.
         expected (Sequence[np.ndarray], optional): Outputs that the network must have.
             Defaults to its own outputs in torch.
+        int8 (bool): Whether to quantise the checked file by random images. Its time is
+            that of a trained network in 8 bits; its outputs are not.
 
     Returns:
         tuple[Callable, nn.Module | Path]: A function that runs the network once and
         returns its outputs, and what the runtime opened: the network or a file.
 
     Raises:
-        ValueError: The runtime is unknown.
+        ValueError: The runtime is unknown, or has no 8 bits.
         ImportError: The runtime is not installed.
         RuntimeError: An output differs from the expected one by more than 1e-4 of its
             largest value, or more than one of 100 boxes after suppression do.
     """
     check_runtime(runtime)
+    record = RUNTIMES[runtime]
+    if int8 and 'int8' not in record.compress:
+        raise ValueError(f'{record.title} has no 8 bits here')
     images = random_images(shape)
     network.eval()
     if expected is None:
         with torch.no_grad():
             expected = flatten(network(images))
-    model = RUNTIMES[runtime].convert(network, images, path)
+    model = record.convert(network, images, path)
     run = start(model, shape, runtime, threads)
     if getattr(network, 'output_names', ()) == ('dets', 'labels'):
         # Rounding may change the order of boxes whose scores are almost equal.
@@ -86,6 +92,9 @@ def build_runner(
             require_same_boxes((dets, labels), theirs, max(shape[2:]), runtime)
     else:
         require_equal(run(), expected, TOLERANCE, runtime)
+    if int8:
+        record.compress['int8'](network, images, model, images[None])
+        run = start(model, shape, runtime, threads)
     return run, model
 
 

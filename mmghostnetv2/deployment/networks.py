@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
-from torchvision.ops import nms
 
 OUTPUTS = ('predictions', 'dense', 'features')
 
@@ -78,6 +77,8 @@ def batch_nms(
     overlap with each better one is at most ``iou_threshold``; in an image at most the
     ``number`` best. The result has a row (image, 0, box) for each of them, (K, 3).
     """
+    from torchvision.ops import nms  # takes a second to import
+
     rows = []
     for image, (box, (score,)) in enumerate(zip(boxes, scores, strict=True)):
         (valid,) = torch.where(score > 0)

@@ -288,17 +288,19 @@ def test_nearest_up_sampling_is_exact_in_litert(tmp_path):
     require_equal(outputs, compute(gates, x), 1e-6, 'LiteRT')
 
 
-def test_int8_in_litert(tmp_path, images):
+@pytest.mark.parametrize('runtime', ['litert', 'executorch'])
+def test_int8(tmp_path, images, runtime):
     """A quarter of the weights, and errors that float32 does not have."""
-    needs('litert')
+    needs(runtime)
+    record = RUNTIMES[runtime]
     wide = nn.Sequential(nn.Conv2d(4, 256, 3), nn.ReLU(), nn.Conv2d(256, 64, 3)).eval()
-    path = RUNTIMES['litert'].convert(wide, images[0], tmp_path / 'a')
+    path = record.convert(wide, images[0], tmp_path / 'a')
     sizes, errors = [], []
     for int8 in (False, True):
         if int8:
-            quantize = RUNTIMES['litert'].compress['int8']
-            quantize(wide, images[0], path, torch.rand(8, *SHAPE))
-        (output,) = RUNTIMES['litert'].open(path, 1)(images[0].numpy())
+            batches = torch.rand(8, *SHAPE)
+            record.compress['int8'](wide, images[0], path, batches)
+        (output,) = record.open(path, 1)(images[0].numpy())
         (expected,) = compute(wide, images[0])
         sizes.append(path.stat().st_size)
         errors.append(np.abs(output - expected).max() / np.abs(expected).max())

@@ -9,8 +9,9 @@ A NETWORK is the file of a config, the name of one of this package's, or LIBRARY
 for one of mmpretrain, mmdet or mmseg; timm:NAME; TIMMBackbone:NAME, which returns
 features of strides 4 to 32; or mmpretrain:NAME. Options follow a plus sign: +backbone
 takes the backbone alone, +deploy merges branches and folds the batch norms,
-+reparameterized merges the branches of a network of timm as timm does, and
-+channels_last sets torch's memory format. A network is timed from the normalised image
++reparameterized merges the branches of a network of timm as timm does, +channels_last
+sets torch's memory format, and +int8 quantises the file to 8-bit integers after it was
+compared, where the runtime has them. A network is timed from the normalised image
 to the outputs of its head, or with +predictions to the boxes that non-maximum
 suppression leaves, the labels of pixels or the scores.
 
@@ -22,8 +23,8 @@ are taken within a round.
 
 For inference on a CPU, the tool first measures the rates of matrix products and copies.
 From these it computes how long the convolutions and linear layers of each network take
-at least. This is *limit* in the table, and *times limit* is the measured time over it.
-*FLOPs* are the multiply-accumulates of these layers for one image.
+at least in float32. This is *limit* in the table, and *times limit* is the measured
+time over it. *FLOPs* are the multiply-accumulates of these layers for one image.
 
 The tool writes benchmark.md and benchmark.csv. With --plot it also draws accuracy over
 latency into benchmark.png, for networks whose accuracy is known, and latency over
@@ -154,8 +155,9 @@ def prepare(networks, expected, shape, runtime, threads, args, folder):
                 )
             else:
                 path = Path(folder, str(number))
+                int8 = 'int8' in split_options(name)[1]
                 run, model = build_runner(
-                    network, shape, runtime, threads, path, expected[name]
+                    network, shape, runtime, threads, path, expected[name], int8
                 )
                 models[name] = model if isinstance(model, Path) else name
         runners[name] = run
@@ -459,7 +461,7 @@ def parse_args(argv):
     except ValueError as error:
         parser.error(str(error))
     cuda, trainable = args.device == 'cuda', {'torch', 'compiled'}
-    fixed = any({'deploy', 'predictions'} & set(options) for _, options in names)
+    given = {option for _, options in names for option in options}
     runtimes = CUDA_RUNTIMES if cuda else CPU_RUNTIMES
     other = [runtime for runtime in args.runtime if runtime not in runtimes]
     allowed = f'--runtime {", ".join(runtimes)}, got {", ".join(map(repr, other))}'
@@ -472,10 +474,11 @@ def parse_args(argv):
         (other, f'--device {args.device} takes {allowed}'),
         (args.amp and not cuda, '--amp takes --device cuda'),
         (args.memory and cuda, '--memory takes --device cpu'),
+        (cuda and 'int8' in given, '--device cuda takes no +int8'),
         (cuda and not torch.cuda.is_available(), '--device cuda: torch finds no GPU'),
         (
-            args.train and fixed,
-            '--train takes no +deploy and no +predictions, which cannot be trained',
+            args.train and given & {'deploy', 'predictions', 'int8'},
+            '--train takes no +deploy, +predictions or +int8, which cannot be trained',
         ),
     ):
         if wrong:

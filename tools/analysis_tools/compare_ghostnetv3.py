@@ -28,7 +28,6 @@ from typing import NamedTuple
 
 import numpy as np
 from mmengine.runner import Runner
-from scipy import stats
 
 from mmghostnetv2.apis import read_config
 from mmghostnetv2.arguments import at_least, make_parser, run_tool
@@ -146,6 +145,8 @@ def run_seed(task, seed, epochs, data):
 
 def tabulate(results, title):
     """Return the lines of the table; ``results`` is {seed: {network: ...}}."""
+    from scipy import stats  # takes half a second to import
+
     values = {
         name: np.array([found[name] for found in results.values()])
         for name in next(iter(results.values()))

@@ -32,7 +32,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from mmengine.config import Config
-from scipy import stats
 
 from mmghostnetv2.analysis import build_network, count
 from mmghostnetv2.analysis.latency import available_cores
@@ -145,6 +144,8 @@ def tabulate(finals, costs, height):
         costs (list): Parameters and FLOPs of each network in millions.
         height (int): Height of the pictures in pixels.
     """
+    from scipy import stats  # takes half a second to import
+
     values = np.array(list(finals.values()))
     differences = values[:, 1] - values[:, 0]
     error = stats.sem(differences)

@@ -29,7 +29,6 @@ import pandas as pd
 import torch
 import yaml
 from matplotlib.figure import Figure
-from mmpretrain import get_model
 
 from mmghostnetv2.analysis import (
     build_network,
@@ -69,6 +68,8 @@ def build(row: dict):
         return build_network(row['network'])
     source, _, name = row['network'].rpartition(':')
     if source == 'mmpretrain':
+        from mmpretrain import get_model  # takes half a second to import
+
         return get_model(name, **row['options'])
     # timm has no model of this width by name.
     return getattr(import_module(source), name)(**row['options']).eval()

@@ -1,6 +1,8 @@
 """ExecuTorch, PyTorch's runtime for phones, with the kernels of XNNPACK."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +12,51 @@ from torch import Tensor, nn
 from .base import Runtime, Session, export_program
 
 
-def _write(network: nn.Module, images: Tensor, path: Path) -> None:
+def _save(program: torch.export.ExportedProgram, path: Path) -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
         XnnpackPartitioner,
     )
     from executorch.exir import to_edge_transform_and_lower
 
-    program = export_program(network, images)
+    edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    path.write_bytes(edge.to_executorch().buffer)
+
+
+@contextmanager
+def _conversion() -> Iterator[None]:
+    """Hide ExecuTorch's warnings of its own deprecated calls, and name its failures."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # ExecuTorch calls deprecated functions
-            program = to_edge_transform_and_lower(
-                program, partitioner=[XnnpackPartitioner()]
-            )
-            path.write_bytes(program.to_executorch().buffer)
+            warnings.simplefilter('ignore')
+            yield
     except Exception as error:  # its passes raise exceptions of many types
         raise RuntimeError(f'ExecuTorch cannot convert the network: {error}') from error
+
+
+def _write(network: nn.Module, images: Tensor, path: Path) -> None:
+    program = export_program(network, images)
+    with _conversion():
+        _save(program, path)
+
+
+def _quantize(network: nn.Module, images: Tensor, path: Path, batches: Tensor) -> None:
+    """Write a network in 8-bit integers.
+
+    ``batches``, (number, N, 3, H, W), tell the ranges of values. Weights have one scale
+    for each channel, and activations one for each tensor.
+    """
+    from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    module = export_program(network, images).module()
+    with _conversion():
+        config = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
+        quantizer = xnnpack.XNNPACKQuantizer().set_global(config)
+        observed = prepare_pt2e(module, quantizer)
+        with torch.no_grad():
+            for batch in batches:
+                observed(batch)
+        _save(export_program(convert_pt2e(observed), images), path)
 
 
 _threads_of_process: int | None = None
@@ -78,4 +109,5 @@ EXECUTORCH = Runtime(
     suffix='.pte',
     modules=('executorch', 'torchao'),
     suppresses=False,
+    compress={'int8': _quantize},
 )
