@@ -250,6 +250,28 @@ def test_numbers_of_the_choosing_page():
     )
 
 
+def test_telephones_on_the_choosing_page():
+    text = ' '.join(read(ROOT / 'docs/choosing.md').split())
+    for table, suffix, said in (
+        ('phones', '', 'GhostNetV2 takes {:.1f} to {:.1f} times as long as V1, in the'),
+        ('phones_int8', '+int8', 'takes {:.1f} to {:.1f} times as long as V1. Choose'),
+    ):
+        file = f'benchmarks/{table}/benchmark.csv'
+        both = (
+            rows_of(file, network=f'{name}{suffix}')
+            for name in (OURS, 'ghostnet_100_in1k')
+        )
+        ratios = [
+            float(a['milliseconds_median']) / float(b['milliseconds_median'])
+            for a, b in zip(*both, strict=True)
+        ]
+        assert said.format(min(ratios), max(ratios)) in text
+    (row,) = rows_of(
+        'benchmarks/phones/benchmark.csv', network=OURS, runtime='executorch'
+    )
+    assert f"file takes {float(row['ratio_median']):.2f} of the time of timm's" in text
+
+
 def test_costs_of_newer_networks():
     timm = pytest.importorskip('timm', reason='builds them')
     from mmghostnetv2.analysis import count
