@@ -70,7 +70,7 @@ def _check_dependencies() -> None:
         )
 
 
-# The libraries make a million objects when they are imported, and Python would search
+# The libraries make 300 000 objects when they are imported, and Python would search
 # them for garbage again and again, half a second in all.
 _was_collecting = gc.isenabled()
 gc.disable()

@@ -1,8 +1,6 @@
 """ExecuTorch, PyTorch's runtime for phones, with the kernels of XNNPACK."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +10,22 @@ from torch import Tensor, nn
 from .base import Runtime, Session, export_program
 
 
-def _save(program: torch.export.ExportedProgram, path: Path) -> None:
+def _write(network: nn.Module, images: Tensor, path: Path) -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
         XnnpackPartitioner,
     )
     from executorch.exir import to_edge_transform_and_lower
 
-    edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-    path.write_bytes(edge.to_executorch().buffer)
-
-
-@contextmanager
-def _conversion() -> Iterator[None]:
-    """Hide ExecuTorch's warnings of its own deprecated calls, and name its failures."""
+    program = export_program(network, images)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
+            warnings.simplefilter('ignore')  # ExecuTorch calls deprecated functions
+            program = to_edge_transform_and_lower(
+                program, partitioner=[XnnpackPartitioner()]
+            )
+            path.write_bytes(program.to_executorch().buffer)
     except Exception as error:  # its passes raise exceptions of many types
         raise RuntimeError(f'ExecuTorch cannot convert the network: {error}') from error
-
-
-def _write(network: nn.Module, images: Tensor, path: Path) -> None:
-    program = export_program(network, images)
-    with _conversion():
-        _save(program, path)
 
 
 def _quantize(network: nn.Module, images: Tensor, path: Path, batches: Tensor) -> None:
@@ -48,15 +37,13 @@ def _quantize(network: nn.Module, images: Tensor, path: Path, batches: Tensor) -
     from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    module = export_program(network, images).module()
-    with _conversion():
-        config = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
-        quantizer = xnnpack.XNNPACKQuantizer().set_global(config)
-        observed = prepare_pt2e(module, quantizer)
-        with torch.no_grad():
-            for batch in batches:
-                observed(batch)
-        _save(export_program(convert_pt2e(observed), images), path)
+    config = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
+    quantizer = xnnpack.XNNPACKQuantizer().set_global(config)
+    module = prepare_pt2e(export_program(network, images).module(), quantizer)
+    with torch.no_grad():
+        for batch in batches:
+            module(batch)
+    _write(convert_pt2e(module), images, path)
 
 
 _threads_of_process: int | None = None
