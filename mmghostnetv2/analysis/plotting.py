@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
-from matplotlib.transforms import Bbox
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Colour and marker of each family. The colours are those of Okabe and Ito for readers
 # who are colour-blind, and the markers differ without colour, too.
@@ -32,7 +32,7 @@ def family_of(network: str) -> str:
 
 
 def place_names(
-    panel: Axes, names: Sequence[tuple[float, float, str]], colour: str = 'black'
+    panel: 'Axes', names: Sequence[tuple[float, float, str]], colour: str = 'black'
 ) -> None:
     """Write names beside points, where they cover no other name, point or line.
 
@@ -44,6 +44,9 @@ def place_names(
         names (Sequence[tuple]): x and y of a point in the panel's data, and its name.
         colour (str): Colour of the names.
     """
+    from matplotlib.patheffects import withStroke
+    from matplotlib.transforms import Bbox
+
     figure: Any = panel.get_figure(root=True)
     figure.draw_without_rendering()
     figure.set_layout_engine('none')

@@ -236,12 +236,12 @@ def test_plot_has_a_point_for_each_accuracy(tool, monkeypatch, tmp_path):
     """At its latency: filled the paper's, hollow timm's; in the setting's panel."""
     figures = []
 
-    class Figure(tool.Figure):
+    class Recorded(Figure):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             figures.append(self)
 
-    monkeypatch.setattr(tool, 'Figure', Figure)
+    monkeypatch.setattr('matplotlib.figure.Figure', Recorded)
     results = pd.DataFrame(
         result(network, '1x64x64', ms, threads=threads)
         for network, threads, ms in [(DEPLOY, 1, 3), ('timm:a', 1, 4), (THEIRS, 2, 5)]
@@ -324,12 +324,12 @@ def test_plot_of_latency_over_resolution(tool, monkeypatch, tmp_path):
     """Medians are points on fitted lines; the time added to the first is dashed."""
     figures = []
 
-    class Figure(tool.Figure):
+    class Recorded(Figure):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             figures.append(self)
 
-    monkeypatch.setattr(tool, 'Figure', Figure)
+    monkeypatch.setattr('matplotlib.figure.Figure', Recorded)
     sides, results = np.array([64, 128, 256]), []
     pixels = (sides / 64) ** 2
     first, added = 2 * pixels**1.1, pixels**0.9

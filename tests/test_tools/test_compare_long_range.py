@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -144,14 +145,14 @@ def test_table(tool, tmp_path, capsys):
 
 
 def test_curves(tool, tmp_path, monkeypatch):
-    monkeypatch.setattr(tool.plt, 'close', lambda figure: None)
+    monkeypatch.setattr(plt, 'close', lambda figure: None)
     curves = {
         0: [{1: 50.0, 2: 60.0}, {1: 52.0, 2: 90.0}],
         1: [{1: 54.0, 2: 70.0}, {1: 50.0, 2: 94.0}],
     }
     tool.draw_curves(curves, 2, tmp_path / 'curves.png')
     assert (tmp_path / 'curves.png').stat().st_size > 10_000
-    axes = tool.plt.gcf().axes[0]
+    axes = plt.gcf().axes[0]
     drawn = {line.get_label(): line for line in axes.lines}
     for name, colour, mean, low, high in (
         ('GhostNet V1 1.1x', '#e69f00', [52, 65], 50, 70),
@@ -165,7 +166,7 @@ def test_curves(tool, tmp_path, monkeypatch):
             for band in axes.collections
             if np.allclose(
                 band.get_facecolor()[0, :3],
-                tool.plt.matplotlib.colors.to_rgb(colour),
+                plt.matplotlib.colors.to_rgb(colour),
             )
         ]
         heights = band.get_paths()[0].vertices[:, 1]

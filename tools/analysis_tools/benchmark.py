@@ -44,12 +44,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import pandas as pd
 import torch
 import yaml
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from mmghostnetv2.analysis import (
     Quartiles,
@@ -225,6 +221,8 @@ def measure_all(args, peaks):
 
     ``peaks`` are those of the machine by the number of threads.
     """
+    import pandas as pd
+
     networks, rows, expected, costs = build_networks(args), [], {}, {}
     settings = list(product(args.images, args.runtime, args.threads))
     for shape, runtime, threads in progress(settings, 'settings'):
@@ -334,6 +332,8 @@ def panels(settings, what, **kwargs):
 
     The titles begin with ``what`` is drawn.
     """
+    from matplotlib.figure import Figure
+
     # A page shows it 700 pixels wide, a panel below the other.
     size = 6.5, 5.5 * len(settings)
     figure = Figure(figsize=size, dpi=200, layout='constrained')
@@ -348,6 +348,8 @@ def panels(settings, what, **kwargs):
 
 def draw_accuracy(results, accuracies, path):
     """Draw accuracy over latency, a panel for each setting."""
+    from matplotlib.lines import Line2D
+
     groups = dict(list(results.groupby(SETTING[:3], sort=False)))
     figure, axes = panels(groups, 'Accuracy over latency', sharey=True)
     families = {family_of(name): None for name in results.network}
@@ -385,6 +387,8 @@ def draw_resolution(results, path):
     Points are medians and lines are fitted powers; dashed lines show the time beyond
     that of the first network.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     curves = curves_of(results)
     settings = list(dict.fromkeys((r, t, f'batch of {b}') for r, t, b, _ in curves))
     figure, axes = panels(settings, 'Latency over resolution')

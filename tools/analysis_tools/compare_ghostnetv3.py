@@ -145,7 +145,7 @@ def run_seed(task, seed, epochs, data):
 
 def tabulate(results, title):
     """Return the lines of the table; ``results`` is {seed: {network: ...}}."""
-    from scipy import stats  # takes half a second to import
+    from scipy import stats
 
     values = {
         name: np.array([found[name] for found in results.values()])

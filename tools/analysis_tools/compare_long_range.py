@@ -29,7 +29,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 from mmengine.config import Config
 
@@ -144,7 +143,7 @@ def tabulate(finals, costs, height):
         costs (list): Parameters and FLOPs of each network in millions.
         height (int): Height of the pictures in pixels.
     """
-    from scipy import stats  # takes half a second to import
+    from scipy import stats
 
     values = np.array(list(finals.values()))
     differences = values[:, 1] - values[:, 0]
@@ -182,6 +181,8 @@ def draw_curves(curves, last, path):
 
     ``curves`` is {seed: pair of curves}, each as read_curve returns it.
     """
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(figsize=(7, 5), layout='constrained')
     epochs = np.arange(1, last + 1)
     for i, (name, colour) in enumerate(zip(NETWORKS, COLOURS, strict=True)):
@@ -205,6 +206,8 @@ def draw_curves(curves, last, path):
 
 def draw_task(data, path):
     """Draw examples of both classes of pairs and of single digits."""
+    import matplotlib.pyplot as plt
+
     train = data / 'train'
     rows = [sorted(folder.iterdir())[:4] for folder in sorted(train.glob('pair_*'))]
     rows.append([min(train.glob(f'single_{digit}/*')) for digit in range(4)])

@@ -25,10 +25,8 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-import pandas as pd
 import torch
 import yaml
-from matplotlib.figure import Figure
 
 from mmghostnetv2.analysis import (
     build_network,
@@ -68,7 +66,7 @@ def build(row: dict):
         return build_network(row['network'])
     source, _, name = row['network'].rpartition(':')
     if source == 'mmpretrain':
-        from mmpretrain import get_model  # takes half a second to import
+        from mmpretrain import get_model
 
         return get_model(name, **row['options'])
     # timm has no model of this width by name.
@@ -186,6 +184,8 @@ def to_markdown(rows: list[dict], runtimes) -> str:
 
 def write_csv(path: Path, rows: list[dict], runtimes) -> None:
     """Write all tables into one file, with plain numbers."""
+    import pandas as pd
+
     paper = [*COSTS, *ACCURACIES, 'latency']
     measured = [f'{name}_measured' for name in COSTS]
     measured += [f'{name}_{what}' for name in runtimes for what in ('ms', 'ratio')]
@@ -199,6 +199,9 @@ def write_csv(path: Path, rows: list[dict], runtimes) -> None:
 
 def plot_accuracy(path: Path, rows: list[dict], runtimes) -> None:
     """Draw Figure 1 and, with latencies, Figure 2 from the rows of Table 2."""
+    import pandas as pd
+    from matplotlib.figure import Figure
+
     table = pd.DataFrame(row for row in rows if row['table'] == 2)
     cited = table[table.network.isna()].sort_values('top1', kind='stable')
     measured = table.dropna(subset='network')
