@@ -70,7 +70,7 @@ def export_model(
     allowed = [*runtime.compress, *(['dynamic'] if runtime.dynamic else [])]
     for name in [*compress, *(['dynamic'] if dynamic else [])]:
         if name not in allowed:
-            known = ', '.join(allowed) or 'none'
+            known = ', '.join(allowed)
             raise ValueError(f'{title} has no option {name!r}; its options: {known}')
     divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1) or 1
     if any(side % divisor for side in size):

@@ -231,7 +231,7 @@ def test_wrong_arguments(fails):
         ('onnx', 'half', 'int8, dynamic'),
         ('ncnn', 'int8', 'half'),
         ('openvino', 'dynamic', 'int8'),
-        ('executorch', 'half', 'none'),
+        ('executorch', 'half', 'int8'),
     ],
 )
 def test_options_that_a_runtime_lacks(tmp_path, form, option, known):
