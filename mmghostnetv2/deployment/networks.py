@@ -77,7 +77,7 @@ def batch_nms(
     overlap with each better one is at most ``iou_threshold``; in an image at most the
     ``number`` best. The result has a row (image, 0, box) for each of them, (K, 3).
     """
-    from torchvision.ops import nms
+    from torchvision.ops import nms  # takes a second to import
 
     rows = []
     for image, (box, (score,)) in enumerate(zip(boxes, scores, strict=True)):

@@ -55,7 +55,7 @@ def parse(argv):
     text = 'ncnn: store the weights as float16; Core ML: also compute in float16'
     add('--half', action='store_true', help=text)
     text = 'ONNX, OpenVINO, LiteRT, ExecuTorch: quantise to 8-bit integers by the '
-    text += 'ranges of values on up to 100 of these pictures, or of those in folders'
+    text += 'ranges of values on up to 100 of these pictures or folders of pictures'
     add('--int8', metavar='PICTURES', type=Path, nargs='+', help=text)
     text = "also compare classifiers and segmentors with the library's predict"
     add('--check', action='store_true', help=text)
