@@ -17,10 +17,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from mmcv.transforms import Compose
 from mmengine.dataset import pseudo_collate
 from PIL import Image
@@ -157,6 +153,9 @@ def relative(weights):
 
 def draw_row(axes, maps, pixel, picture, size, norm):
     """Draw the panels of one block and position; ``size`` is that of the input."""
+    from matplotlib.colors import PowerNorm
+    from matplotlib.patches import Rectangle
+
     panels = dict(zip(TITLES, axes, strict=True))
     height, width = size
     whole = (0, width, height, 0)
@@ -199,6 +198,10 @@ def draw_row(axes, maps, pixel, picture, size, norm):
 
 def draw(results, picture, size, title):
     """Draw a row of panels for each (label, pixel, maps)."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
     figure = Figure((13, 2.4 * len(results) + 1), layout='constrained')
     figure.suptitle(title)
     axes = figure.subplots(len(results), len(TITLES), squeeze=False)
@@ -238,7 +241,7 @@ def main(argv=None):
     add('--positions', nargs='+', default=default, metavar='X,Y', help=text)
     text = 'channel of the gate to draw (default: the mean over all)'
     add('--channel', type=at_least(0), metavar='N', help=text)
-    suffixes = ['.png', *(f'.{s}' for s in Figure().canvas.get_supported_filetypes())]
+    suffixes = '.png', '.jpg', '.pdf', '.svg'
     default = Path('dfc_attention.png')
     text = f'picture to write, with NAME.npz beside it (default: {default})'
     add_out(parser, text, suffixes, default=default)
